@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package events holds what tcptrace knows of one moment in a TCP
+// connection's life: a retransmission, a reset, a change of state, or the
+// admission that such events were lost.
+//
+// It is pure: it neither loads BPF nor asks the running system, so that a
+// recording is read the same way on any machine.
+package events
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Fields is a set of optional fields of an [Event]: those that are known.
+// A field outside the set has the zero value, and means nothing.
+type Fields uint64
+
+// The optional fields that have a presence bit. Strings, addresses and
+// enumerations are absent when they are empty, invalid or zero, and need none.
+const (
+	HasUID Fields = 1 << iota
+	HasOrphan
+	HasFlags
+	HasSeq // Seq, EndSeq, Len and Segs
+	HasBackoff
+	HasRTO
+	HasNextRTO
+	HasSRTT // SRTT and RTTVar: the socket has a sample
+	HasCwnd // Cwnd and Ssthresh may be zero
+	HasSsthresh
+	HasCAState
+	HasTotals // TotalRetrans, DataSegsOut, DSACKDups
+	HasGivesUp
+	HasTrigger // TriggerFlags, TriggerSeq, TriggerAck, TriggerTimestamps
+	HasTTL
+	HasReason
+	HasUnacked
+)
+
+// Event is one event, as the kernel showed it, with what was learnt about its
+// socket. It is a plain value: copy it freely.
+type Event struct {
+	Time  int64  // wall clock, ns since the Unix epoch (UTC)
+	Boot  uint64 // CLOCK_BOOTTIME of the kernel's event, ns
+	Known Fields // which optional fields hold something
+	Type  Type
+
+	// Of every event that concerns a connection.
+	Family       uint8 // 4 or 6, as on the wire; 0 unknown
+	LAddr, RAddr netip.Addr
+	LPort, RPort uint16 // 0: unknown, or not assigned yet
+	State        State  // of a reset: the state before it
+	Conn         uint64 // same socket, same life; 0 unknown
+	Cookie       uint64 // as "ss -e" prints it; 0 unknown
+	NetNS        uint32 // inode number; 0 unknown
+	NetNSName    string
+	Inode        uint64 // of the socket; 0 unknown or none
+	UID          uint32 // HasUID
+	User         string
+	CgroupID     uint64
+	Cgroup       string
+	PID          uint32 // of the owning process; 0 unknown
+	Comm         Comm   // of the owning process
+	Orphan       bool   // HasOrphan: its process has let go of it
+
+	// Retransmissions, and Kind of resets too.
+	Kind                                 Kind
+	Phase                                Phase
+	Flags                                Flags // HasFlags
+	Seq, EndSeq                          uint32
+	Len                                  uint32 // payload bytes
+	Segs                                 uint32 // segments on the wire
+	Attempt                              uint32 // consecutive time-outs; 0: none, or unknown
+	Backoff                              uint32
+	RTO, NextRTO                         time.Duration
+	SRTT, RTTVar                         time.Duration
+	Cwnd, Ssthresh                       uint32 // segments
+	CAState                              CAState
+	TotalRetrans, DataSegsOut, DSACKDups uint32
+	GivesUp                              time.Duration // until the kernel gives up
+	Error                                Errno         // could not be sent; of a state change to CLOSE: sk_err
+
+	// Resets.
+	Direction              Direction
+	Reason                 string // the kernel's name, without SK_RST_REASON_
+	Why                    string // one plain phrase
+	TriggerFlags           Flags
+	TriggerSeq, TriggerAck uint32
+	TriggerTimestamps      bool  // the packet carried the timestamps option
+	TriggerTTL             uint8 // HasTTL; hop limit for IPv6
+
+	// State changes.
+	OldState, NewState State
+	Unacked            time.Duration // age of the oldest unacknowledged byte
+
+	// Lost events.
+	Count uint64
+	Of    Type
+
+	// What only decoding and merging need.
+	sock     uint64 // the kernel's address of the socket: an identity, never shown
+	shutdown bool   // received reset: the socket no longer receives
+}
+
+// Comm is the name of a process as the kernel keeps it: up to 15 bytes chosen
+// by the process itself, ended by NUL. Escape it before showing it.
+type Comm [16]byte
+
+// Bytes returns the name without the NUL; empty when unknown. It shares c's
+// memory.
+func (c *Comm) Bytes() []byte {
+	for i, b := range c {
+		if b == 0 {
+			return c[:i]
+		}
+	}
+	return c[:]
+}
+
+func (c Comm) String() string { return string(c.Bytes()) }
+
+// Has reports whether all fields of f are known.
+func (e *Event) Has(f Fields) bool { return e.Known&f == f }
+
+// Summary is what a finished stream says last.
+type Summary struct {
+	Events   uint64 // shown
+	Filtered uint64 // seen in the kernel and rejected by a filter
+	Merged   uint64 // folded into another event
+	Lost     uint64 // not delivered: the ring buffer was full
+	ByKind   []KindCount
+	Elapsed  time.Duration
+}
+
+// KindCount counts the shown events of one kind. State changes have no kind
+// and are counted under the name "state".
+type KindCount struct {
+	Name  string
+	Count uint64
+}
