@@ -99,9 +99,7 @@ type Event struct {
 	Count uint64
 	Of    Type
 
-	// What only decoding and merging need.
-	sock     uint64 // the kernel's address of the socket: an identity, never shown
-	shutdown bool   // received reset: the socket no longer receives
+	shutdown bool // a received reset whose socket no longer receives: see Merger
 }
 
 // Comm is the name of a process as the kernel keeps it: up to 15 bytes chosen

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The records of the ring buffer. pkg/events decodes them by offset; a test
+ * compares every offset with the Go types that bpf2go makes of these.
+ * Every field is naturally aligned and there is no padding, so assigning
+ * each field initialises each byte.
+ */
+#pragma once
+
+#include "kernel.h"
+
+enum record_type {
+	RECORD_RETRANSMIT = 1,
+	RECORD_RESET,
+	RECORD_STATE,
+	RECORD_TYPES,
+};
+
+enum header_bits {
+	SOCK_KNOWN = 1 << 0, /* uid and the orphan bit mean something */
+	SOCK_ORPHAN = 1 << 1,
+};
+
+/* Of every record: the connection and its socket. Zero is "unknown", except
+ * for uid. */
+struct header {
+	u64 time; /* CLOCK_BOOTTIME, ns */
+	u64 conn; /* same socket, same life */
+	u64 cookie;
+	u64 inode;
+	u64 cgroup;
+	u32 laddr[4]; /* network order; IPv4 as ::ffff:a.b.c.d */
+	u32 raddr[4];
+	u16 lport; /* host order */
+	u16 rport;
+	u32 netns; /* inode number */
+	u32 uid;
+	u32 pid;
+	u32 lost; /* records of any type that had been lost by then */
+	u8 type;  /* enum record_type */
+	u8 state;
+	u8 bits; /* enum header_bits */
+	u8 pad;
+	char comm[16];
+};
+
+enum retransmit_bits {
+	RTX_REQUEST = 1 << 0,	    /* a request socket's SYN-ACK */
+	RTX_TIMER_EXPIRED = 1 << 1, /* the timer that was pending has run out */
+	RTX_THIN_LINEAR = 1 << 2,   /* thin stream with linear time-outs */
+	RTX_TFO_DATA = 1 << 3,	    /* the SYN's data was not acknowledged */
+	RTX_UNDO = 1 << 4,	    /* undo_marker is set */
+	RTX_SOFT_ERROR = 1 << 5,    /* sk_err_soft is set */
+};
+
+struct retransmit {
+	struct header h;
+	u32 seq;
+	u32 end_seq;
+	u32 len;
+	u32 segs;
+	u32 rto;     /* jiffies */
+	u32 rto_min; /* jiffies, 0 unknown */
+	u32 rto_max; /* jiffies, 0 unknown */
+	u32 srtt;    /* us << 3, 0 unknown */
+	u32 mdev;    /* us << 2 */
+	u32 rttvar;  /* us << 2, what the RTO is computed with */
+	u32 cwnd;
+	u32 ssthresh;
+	u32 total_retrans;
+	u32 data_segs_out;
+	u32 dsack_dups;
+	u32 snd_wnd;
+	u32 user_timeout; /* ms */
+	u32 elapsed;	  /* ms since retrans_stamp; 0 where that is 0 */
+	s32 err;
+	u16 tcp_flags;
+	u16 bits;     /* enum retransmit_bits */
+	u16 timeouts; /* that count for tcp_syn_linear_timeouts */
+	u8 pending;
+	u8 ca_state;
+	u8 retransmits; /* of a request: num_timeout */
+	u8 backoff;	/* of a request: num_retrans */
+	u8 sacked;
+	u8 syn_retries; /* SYN, SYN-ACK: the limit in force */
+	u8 linear_timeouts;
+	u8 retries2;
+	u8 orphan_retries;
+	u8 pad;
+	u32 pad2;
+};
+
+enum reset_bits {
+	RST_RECEIVED = 1 << 0,
+	RST_TRIGGER = 1 << 1, /* answers a packet: ttl and tcp are set */
+	RST_NO_SOCKET = 1 << 2,
+	RST_REASON = 1 << 3,	   /* the kernel gives reasons */
+	RST_UNREAD = 1 << 4,	   /* the receive queue held data */
+	RST_LINGER0 = 1 << 5,	   /* SO_LINGER with a time of 0 */
+	RST_RCV_SHUTDOWN = 1 << 6, /* the socket no longer receives */
+	RST_ATTACHED = 1 << 7,	   /* a process holds the socket */
+	RST_BACKLOG_FULL = 1 << 8, /* a listener's accept queue is full */
+	RST_CLOSED = 1 << 9, /* was closed just before; state is from memory */
+};
+
+struct reset {
+	struct header h;
+	u32 reason;
+	s32 sk_err;
+	u16 bits; /* enum reset_bits */
+	u8 ttl;
+	u8 tcp_len;
+	u8 tcp[60]; /* the provoking packet's TCP header */
+};
+
+struct state_change {
+	struct header h;
+	u8 old_state;
+	u8 new_state;
+	u16 err;     /* sk_err, at CLOSE */
+	u32 unacked; /* us, 0 unknown */
+};

@@ -1,0 +1,1011 @@
+//go:build ignore
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * The kernel side of tcptrace: five tracepoints, one ring buffer.
+ *
+ * Nothing here runs for a healthy packet. Each program builds a header on its
+ * stack, applies the filters, and only then reserves a record. A reserve that
+ * fails is counted. User space is woken when much is waiting, and looks by
+ * itself ten times a second.
+ */
+#include "record.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* -- configuration, constant before load ---------------------------------- */
+
+enum { EITHER, LOCAL, REMOTE, ENDS };
+
+#define MAX_LIST 8
+
+struct prefix {
+	u32 addr[4];
+	u32 mask[4];
+};
+
+/* What user space can let the kernel decide. A list of length 0 accepts all;
+ * the kernel may accept more than the user asked for, never less. */
+struct filters {
+	u32 states; /* bit per state, 0 accepts all */
+	u32 n_netns;
+	u32 n_uids;
+	u32 netns[MAX_LIST];
+	u32 uids[MAX_LIST];
+	u8 family; /* 4, 6, 0 both */
+	u8 ports_set[ENDS];
+	u32 n_prefixes[ENDS];
+	struct prefix prefixes[ENDS][MAX_LIST];
+	u64 ports[ENDS][1024];
+};
+
+const volatile struct filters filter;
+/* bpf_get_socket_cookie exists for tracing programs (from 5.12, c5dbb89fc2ac)
+ */
+const volatile bool have_cookie_helper;
+const volatile bool want_resets;
+const volatile bool want_states;
+const volatile u64 conn_seed;	 /* makes conn of a socket without a cookie */
+const volatile u32 wakeup_bytes; /* waiting bytes that are worth a wake-up */
+
+/* -- state shared with user space ------------------------------------------ */
+
+u32 reader_waits; /* user space sleeps; it sets this, whoever wakes it clears it
+		   */
+u32 lost_total;	  /* grows with every failed reserve, of any type */
+
+/* Numbers the lives of sockets that had a cookie before they connected, as one
+ * has that connects for the second time. */
+u32 lives;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 20); /* --buffer */
+} records SEC(".maps");
+
+struct totals {
+	u64 produced[RECORD_TYPES];
+	u64 filtered[RECORD_TYPES];
+	u64 lost[RECORD_TYPES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct totals);
+} counts SEC(".maps");
+
+/* What is remembered of a socket: who opened it, which of its lives this is. */
+struct memory {
+	u64 cookie;
+	u64 born; /* conn of this life where there is no cookie */
+	u32 life; /* 0 unless the socket may have lived before */
+	u32 pid;
+	char comm[16];
+	u8 last_state; /* before CLOSE */
+	u8 pad[7];
+};
+
+/* Live sockets by address. Inserted at connect and listen, which run in the
+ * owner; deleted at CLOSE; read by every event. LRU, so that a missed CLOSE
+ * costs an old entry and not a new one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, u64);
+	__type(value, struct memory);
+} open_socks SEC(".maps");
+
+/* Sockets that a reset may still follow, by address. Inserted at CLOSE, read
+ * by resets, evicted by age. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct memory);
+} closed_socks SEC(".maps");
+
+/* -- records ----------------------------------------------------------------
+ */
+
+static __always_inline struct totals *count_produced(u8 type)
+{
+	u32 zero = 0;
+	struct totals *c = bpf_map_lookup_elem(&counts, &zero);
+
+	if (c)
+		c->produced[type]++;
+	return c;
+}
+
+static __always_inline void *reserve(struct totals *c, u8 type, u64 size)
+{
+	void *r = bpf_ringbuf_reserve(&records, size, 0);
+
+	if (!r) {
+		if (c)
+			c->lost[type]++;
+		__sync_fetch_and_add(&lost_total, 1);
+	}
+	return r;
+}
+
+static __always_inline void write_header(struct header *dst, struct header *h)
+{
+	h->time = bpf_ktime_get_boot_ns();
+	h->lost = *(volatile u32 *)&lost_total;
+	*dst = *h;
+}
+
+static __always_inline void submit(void *r)
+{
+	u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (*(volatile u32 *)&reader_waits &&
+	    bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) >= wakeup_bytes) {
+		reader_waits = 0;
+		flags = BPF_RB_FORCE_WAKEUP;
+	}
+	bpf_ringbuf_submit(r, flags);
+}
+
+/* -- filters ----------------------------------------------------------------
+ */
+
+static __always_inline bool in_ports(int end, u16 port)
+{
+	return filter.ports[end][port >> 6] >> (port & 63) & 1;
+}
+
+static __always_inline bool in_prefixes(int end, const u32 *addr)
+{
+	for (u32 i = 0; i < MAX_LIST; i++) {
+		const volatile struct prefix *p = &filter.prefixes[end][i];
+
+		if (i >= filter.n_prefixes[end])
+			break;
+		if ((addr[0] & p->mask[0]) == p->addr[0] &&
+		    (addr[1] & p->mask[1]) == p->addr[1] &&
+		    (addr[2] & p->mask[2]) == p->addr[2] &&
+		    (addr[3] & p->mask[3]) == p->addr[3])
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool in_list(const volatile u32 *list, u32 n, u32 v)
+{
+	for (u32 i = 0; i < MAX_LIST; i++) {
+		if (i >= n)
+			break;
+		if (list[i] == v)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool is_v4(const u32 *a)
+{
+	return !a[0] && !a[1] && a[2] == bpf_htonl(0xffff);
+}
+
+/* states has the bits of all states that the event shows. */
+static __always_inline bool wanted(const struct header *h, u32 states)
+{
+	if (filter.states && !(filter.states & states))
+		return false;
+	if (filter.family && filter.family != (is_v4(h->laddr) ? 4 : 6))
+		return false;
+	if (filter.ports_set[EITHER] && !in_ports(EITHER, h->lport) &&
+	    !in_ports(EITHER, h->rport))
+		return false;
+	if (filter.ports_set[LOCAL] && !in_ports(LOCAL, h->lport))
+		return false;
+	if (filter.ports_set[REMOTE] && !in_ports(REMOTE, h->rport))
+		return false;
+	if (filter.n_prefixes[EITHER] && !in_prefixes(EITHER, h->laddr) &&
+	    !in_prefixes(EITHER, h->raddr))
+		return false;
+	if (filter.n_prefixes[LOCAL] && !in_prefixes(LOCAL, h->laddr))
+		return false;
+	if (filter.n_prefixes[REMOTE] && !in_prefixes(REMOTE, h->raddr))
+		return false;
+	if (filter.n_netns && !in_list(filter.netns, filter.n_netns, h->netns))
+		return false;
+	if (filter.n_uids && (!(h->bits & SOCK_KNOWN) ||
+			      !in_list(filter.uids, filter.n_uids, h->uid)))
+		return false;
+	return true;
+}
+
+static __always_inline bool accept(struct totals *c, const struct header *h,
+				   u32 states)
+{
+	if (wanted(h, states))
+		return true;
+	if (c)
+		c->filtered[h->type]++;
+	return false;
+}
+
+/* -- sockets ----------------------------------------------------------------
+ */
+
+/*
+ * READ follows a typed pointer of a tp_btf program directly, and any other
+ * with bpf_probe_read_kernel. direct is a constant of each call, so that one
+ * body serves both.
+ */
+#define READ(direct, ptr, field)                                               \
+	((direct) ? (ptr)->field : BPF_CORE_READ(ptr, field))
+
+static __always_inline void set_v4(u32 *dst, u32 addr)
+{
+	dst[0] = 0;
+	dst[1] = 0;
+	dst[2] = bpf_htonl(0xffff);
+	dst[3] = addr;
+}
+
+#define COPY_V6(direct, dst, sk, field)                                        \
+	do {                                                                   \
+		(dst)[0] = READ(direct, sk, field.in6_u.u6_addr32[0]);         \
+		(dst)[1] = READ(direct, sk, field.in6_u.u6_addr32[1]);         \
+		(dst)[2] = READ(direct, sk, field.in6_u.u6_addr32[2]);         \
+		(dst)[3] = READ(direct, sk, field.in6_u.u6_addr32[3]);         \
+	} while (0)
+
+/* The addresses. A v6 child's v4 fields hold rubbish, so the family decides. */
+#define COPY_ADDRS(direct, h, ptr, common)                                     \
+	do {                                                                   \
+		if (READ(direct, ptr, common.skc_family) == AF_INET6) {        \
+			COPY_V6(direct, (h)->laddr, ptr,                       \
+				common.skc_v6_rcv_saddr);                      \
+			COPY_V6(direct, (h)->raddr, ptr, common.skc_v6_daddr); \
+		} else {                                                       \
+			set_v4((h)->laddr,                                     \
+			       READ(direct, ptr, common.skc_rcv_saddr));       \
+			set_v4((h)->raddr,                                     \
+			       READ(direct, ptr, common.skc_daddr));           \
+		}                                                              \
+	} while (0)
+
+static __always_inline bool has_flag(unsigned long flags, int flag)
+{
+	return flags >> flag & 1;
+}
+
+/* The socket's own uid, namespace, cgroup and inode: right whoever was
+ * interrupted. */
+static __always_inline void read_owner(bool direct, struct header *h,
+				       struct sock *sk)
+{
+	struct net *net = READ(direct, sk, __sk_common.skc_net.net);
+	struct sock___ino *ino = (void *)sk;
+
+	h->netns = READ(direct, net, ns.inum);
+	h->uid = READ(direct, sk, sk_uid.val);
+	h->bits = SOCK_KNOWN;
+	if (has_flag(READ(direct, sk, __sk_common.skc_flags), SOCK_DEAD))
+		h->bits |= SOCK_ORPHAN;
+	if (bpf_core_field_exists(((struct sock *)0)->sk_cgrp_data.cgroup)) {
+		struct cgroup *cg = READ(direct, sk, sk_cgrp_data.cgroup);
+		struct kernfs_node *kn;
+
+		if (cg) {
+			kn = READ(direct, cg, kn);
+			h->cgroup = READ(direct, kn, id);
+		}
+	}
+	if (bpf_core_field_exists(ino->sk_ino)) {
+		h->inode = READ(direct, ino, sk_ino);
+	} else {
+		/* SOCK_INODE(): the socket is embedded at the front of its
+		 * struct socket_alloc. */
+		struct socket_alloc *s = (void *)READ(direct, sk, sk_socket);
+
+		if (s)
+			h->inode = BPF_CORE_READ(s, vfs_inode.i_ino);
+	}
+}
+
+static __always_inline void read_ports(bool direct, struct header *h,
+				       struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+	u16 port = direct ? 0 : BPF_CORE_READ(inet, inet_sport);
+
+	/* A typed struct sock can't be read as the larger inet_sock. */
+	if (direct) {
+		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+		if (tp)
+			port = tp->inet_conn.icsk_inet.inet_sport;
+	}
+	/* At CLOSE skc_num is already 0 (inet_put_port); before the first
+	 * packet inet_sport may be. */
+	h->lport =
+		port ? bpf_ntohs(port) : READ(direct, sk, __sk_common.skc_num);
+	h->rport = bpf_ntohs(READ(direct, sk, __sk_common.skc_dport));
+}
+
+/* A spreading of the bits (splitmix64's finaliser), so that the id of a
+ * socket without a cookie does not show its address. */
+static __always_inline u64 spread(u64 x)
+{
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
+	return x ^ x >> 31;
+}
+
+/* The id of a connection: the socket's cookie, and above it a number that
+ * tells the lives of one socket apart. */
+static __always_inline u64 conn_id(u64 cookie, const struct memory *m)
+{
+	if (cookie)
+		return cookie | (m ? (u64)m->life << 48 : 0);
+	return m ? m->born : 0;
+}
+
+/* m if it is of this socket, and not of one that had its address before. */
+static __always_inline struct memory *same_sock(struct memory *m, u64 cookie)
+{
+	return m && (!m->cookie || !cookie || m->cookie == cookie) ? m : NULL;
+}
+
+static __always_inline void use_memory(struct header *h, struct memory *m)
+{
+	h->conn = conn_id(h->cookie, m);
+	if (m) {
+		h->pid = m->pid;
+		__builtin_memcpy(h->comm, m->comm, sizeof(h->comm));
+	}
+}
+
+/* Everything of a full socket that a tp_btf program was given. */
+static __always_inline void read_sock(struct header *h, struct sock *sk)
+{
+	read_owner(true, h, sk);
+	COPY_ADDRS(true, h, sk, __sk_common);
+	read_ports(true, h, sk);
+	h->state = sk->__sk_common.skc_state;
+	h->cookie = sk->__sk_common.skc_cookie.counter;
+	if (!h->cookie && have_cookie_helper)
+		h->cookie = bpf_get_socket_cookie(sk);
+}
+
+static __always_inline struct memory *recall(u64 sk, u64 cookie)
+{
+	return same_sock(bpf_map_lookup_elem(&open_socks, &sk), cookie);
+}
+
+/* -- retransmissions --------------------------------------------------------
+ */
+
+static __always_inline unsigned long timer_expires(struct sock *sk,
+						   struct tcp_sock *tp)
+{
+	struct inet_connection_sock___timeout *old = (void *)&tp->inet_conn;
+	struct inet_connection_sock___timer *mid = (void *)&tp->inet_conn;
+	struct sock___timer *new = (void *)sk;
+
+	if (bpf_core_field_exists(old->icsk_timeout))
+		return old->icsk_timeout;
+	if (bpf_core_field_exists(mid->icsk_retransmit_timer))
+		return mid->icsk_retransmit_timer.expires;
+	return new->tcp_retransmit_timer.expires;
+}
+
+/* The settings of the socket's own namespace. */
+static __always_inline void read_settings(struct retransmit *r, struct sock *sk)
+{
+	struct net *net = sk->__sk_common.skc_net.net;
+
+	r->retries2 = FIELD(net, ipv4.sysctl_tcp_retries2);
+	r->orphan_retries = FIELD(net, ipv4.sysctl_tcp_orphan_retries);
+	r->linear_timeouts = 0;
+	if (bpf_core_field_exists(net->ipv4.sysctl_tcp_syn_linear_timeouts))
+		r->linear_timeouts =
+			FIELD(net, ipv4.sysctl_tcp_syn_linear_timeouts);
+	if (FIELD(net, ipv4.sysctl_tcp_thin_linear_timeouts))
+		r->bits |= RTX_THIN_LINEAR;
+}
+
+#define TCP_INFINITE_SSTHRESH 0x7fffffff /* include/net/tcp.h */
+
+SEC("tp_btf/tcp_retransmit_skb")
+int retransmit_skb(u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct sk_buff *skb = (struct sk_buff *)ctx[1];
+	struct totals *c = count_produced(RECORD_RETRANSMIT);
+	struct header h = {.type = RECORD_RETRANSMIT};
+	struct inet_connection_sock *icsk;
+	struct tcp_skb_cb *cb;
+	struct retransmit *r;
+	struct tcp_sock *tp;
+	u64 now, stamp;
+
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	icsk = &tp->inet_conn;
+	read_sock(&h, sk);
+	if (!accept(c, &h, 1 << h.state))
+		return 0;
+	use_memory(&h, recall((u64)sk, h.cookie));
+	r = reserve(c, RECORD_RETRANSMIT, sizeof(*r));
+	if (!r)
+		return 0;
+	write_header(&r->h, &h);
+
+	cb = (struct tcp_skb_cb *)skb->cb;
+	r->seq = cb->seq;
+	r->end_seq = cb->end_seq;
+	r->len = skb->len; /* no header yet: the clone that is sent gets it */
+	r->segs = cb->tcp_gso_segs; /* tcp_skb_pcount() */
+	r->tcp_flags = FIELD(cb, tcp_flags);
+	r->sacked = cb->sacked;
+
+	r->err = 0;
+	/* From 6.17 (ad892e912b84) the tracepoint passes the outcome, and fires
+	 * for failures too. Distributions backport it: ask BTF. */
+	if (bpf_core_field_exists(
+		    ((struct trace_event_raw_tcp_retransmit_skb *)0)->err))
+		r->err = (s32)ctx[2];
+
+	r->bits = 0;
+	r->timeouts = icsk->icsk_retransmits;
+	if (bpf_core_field_exists(tp->total_rto))
+		r->timeouts = tp->total_rto;
+	read_settings(r, sk);
+	r->syn_retries = icsk->icsk_syn_retries; /* TCP_SYNCNT */
+	if (!r->syn_retries)
+		r->syn_retries = FIELD(sk->__sk_common.skc_net.net,
+				       ipv4.sysctl_tcp_syn_retries);
+	if (tp->thin_lto)
+		r->bits |= RTX_THIN_LINEAR;
+	/* tcp_stream_is_thin() */
+	if (tp->packets_out >= 4 || tp->snd_ssthresh >= TCP_INFINITE_SSTHRESH ||
+	    h.state != TCP_ESTABLISHED)
+		r->bits &= ~RTX_THIN_LINEAR;
+	if ((long)(bpf_jiffies64() - timer_expires(sk, tp)) >= 0)
+		r->bits |= RTX_TIMER_EXPIRED;
+	/* bytes_acked counts the SYN: nothing beyond it was acknowledged. */
+	if (tp->syn_data && !tp->syn_data_acked && tp->bytes_acked <= 1)
+		r->bits |= RTX_TFO_DATA;
+	if (tp->undo_marker)
+		r->bits |= RTX_UNDO;
+	if (sk->sk_err_soft)
+		r->bits |= RTX_SOFT_ERROR;
+
+	r->rto = icsk->icsk_rto;
+	r->rto_min = 0;
+	if (bpf_core_field_exists(icsk->icsk_rto_min))
+		r->rto_min = icsk->icsk_rto_min;
+	r->rto_max = 0;
+	if (bpf_core_field_exists(icsk->icsk_rto_max))
+		r->rto_max = icsk->icsk_rto_max;
+	r->srtt = tp->srtt_us;
+	r->mdev = tp->mdev_us;
+	r->rttvar = tp->rttvar_us;
+	r->cwnd = tp->snd_cwnd;
+	r->ssthresh = tp->snd_ssthresh;
+	r->total_retrans = tp->total_retrans;
+	r->data_segs_out = tp->data_segs_out;
+	r->dsack_dups = tp->dsack_dups;
+	r->snd_wnd = tp->snd_wnd;
+	r->user_timeout = icsk->icsk_user_timeout;
+	r->pending = icsk->icsk_pending;
+	r->ca_state = FIELD(icsk, icsk_ca_state);
+	r->retransmits = icsk->icsk_retransmits;
+	r->backoff = icsk->icsk_backoff;
+
+	/* What retransmits_timed_out() compares: the clock that the timer
+	 * refreshed, against the first retransmission (of a SYN: the first
+	 * SYN), in the unit of this connection's timestamps. */
+	r->elapsed = 0;
+	stamp = tp->retrans_stamp;
+	now = tp->tcp_mstamp;
+	if (stamp) {
+		if (bpf_core_field_exists(tp->tcp_usec_ts) &&
+		    FIELD(tp, tcp_usec_ts))
+			r->elapsed = ((u32)now - (u32)stamp) / 1000;
+		else
+			r->elapsed = (u32)(now / 1000) - (u32)stamp;
+	}
+	r->pad = 0;
+	r->pad2 = 0;
+	submit(r);
+	return 0;
+}
+
+#define TCPHDR_SYN 0x02
+#define TCPHDR_ACK 0x10
+
+SEC("tp_btf/tcp_retransmit_synack")
+int retransmit_synack(u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0]; /* listener, or TFO child */
+	struct request_sock *req = (struct request_sock *)ctx[1];
+	struct totals *c = count_produced(RECORD_RETRANSMIT);
+	struct header h = {.type = RECORD_RETRANSMIT};
+	struct inet_connection_sock *icsk;
+	struct retransmit *r;
+	struct memory *m;
+	struct tcp_sock *tp;
+	u32 limit, qlen, young, isn;
+
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 0;
+	icsk = &tp->inet_conn;
+	read_owner(true, &h, sk);
+	COPY_ADDRS(true, &h, req, __req_common);
+	h.lport = req->__req_common.skc_num;
+	h.rport = bpf_ntohs(req->__req_common.skc_dport);
+	h.state = sk->__sk_common.skc_state;
+	if (h.state == TCP_LISTEN)
+		h.state = TCP_NEW_SYN_RECV; /* the request's own state */
+	if (!accept(c, &h, 1 << h.state))
+		return 0;
+	/* The child inherits the request's cookie (inet_csk_clone_lock). */
+	h.cookie = req->__req_common.skc_cookie.counter;
+	if (!h.cookie && have_cookie_helper)
+		h.cookie = bpf_get_socket_cookie(req);
+	m = recall((u64)sk, 0);
+	use_memory(&h, m);
+	/* The memory is the listener's; the connection is the request's. */
+	isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
+	h.conn = h.cookie;
+	if (!h.conn)
+		h.conn = spread(conn_seed ^ (u64)isn << 32 ^ h.lport << 16 ^
+				h.rport) |
+			 1ULL << 63;
+	r = reserve(c, RECORD_RETRANSMIT, sizeof(*r));
+	if (!r)
+		return 0;
+	write_header(&r->h, &h);
+
+	r->seq = isn;
+	r->end_seq = r->seq + 1;
+	r->len = 0;
+	r->segs = 1;
+	r->tcp_flags = TCPHDR_SYN | TCPHDR_ACK;
+	r->err = 0;
+	r->bits = RTX_REQUEST;
+	if ((long)(bpf_jiffies64() - req->rsk_timer.expires) >= 0)
+		r->bits |= RTX_TIMER_EXPIRED;
+	r->rto = 0; /* TCP_TIMEOUT_INIT */
+	if (bpf_core_field_exists(req->timeout))
+		r->rto = req->timeout;
+	r->rto_min = 0;
+	r->rto_max = 0;
+	if (bpf_core_field_exists(icsk->icsk_rto_max))
+		r->rto_max = icsk->icsk_rto_max;
+	r->retransmits = FIELD(req, num_timeout);
+	r->backoff = req->num_retrans;
+
+	/* The limit, lowered while the accept queue is more than half full:
+	 * reqsk_timer_handler(). */
+	limit = icsk->icsk_syn_retries;
+	if (!limit)
+		limit = FIELD(sk->__sk_common.skc_net.net,
+			      ipv4.sysctl_tcp_synack_retries);
+	if (h.state == TCP_NEW_SYN_RECV) {
+		u32 backlog = sk->sk_max_ack_backlog;
+
+		qlen = icsk->icsk_accept_queue.qlen.counter;
+		young = icsk->icsk_accept_queue.young.counter << 1;
+		if (qlen << 1 > (backlog > 8 ? backlog : 8)) {
+			for (int i = 0; i < 32; i++) {
+				if (limit <= 2 || qlen < young)
+					break;
+				limit--;
+				young <<= 1;
+			}
+		}
+	} else {
+		limit++; /* tcp_fastopen_synack_timer() allows one more */
+	}
+	r->syn_retries = limit;
+	read_settings(r, sk);
+	r->bits &= ~RTX_THIN_LINEAR;
+
+	r->timeouts = 0;
+	r->srtt = 0;
+	r->mdev = 0;
+	r->rttvar = 0;
+	r->cwnd = 0;
+	r->ssthresh = 0;
+	r->total_retrans = r->backoff + 1;
+	r->data_segs_out = 0;
+	r->dsack_dups = 0;
+	r->snd_wnd = 0;
+	r->user_timeout = 0;
+	r->elapsed = 0;
+	r->pending = 0;
+	r->ca_state = 0;
+	r->sacked = 0;
+	r->pad = 0;
+	r->pad2 = 0;
+	submit(r);
+	return 0;
+}
+
+/* -- resets -----------------------------------------------------------------
+ */
+
+/* The IPv4 and IPv6 headers' places are fixed by the RFCs. */
+#define IPV4_TTL 8
+#define IPV4_SADDR 12
+#define IPV4_DADDR 16
+#define IPV6_HOP_LIMIT 7
+#define IPV6_SADDR 8
+#define IPV6_DADDR 24
+#define TCP_DOFF 12
+
+struct packet {
+	u32 saddr[4];
+	u32 daddr[4];
+	u8 ttl;
+	bool known;
+	unsigned char *tcp;
+	u16 sport;
+	u16 dport;
+};
+
+/* The packet that provoked a reset: it comes from the remote end. */
+static __always_inline void read_packet(struct packet *p, struct sk_buff *skb)
+{
+	unsigned char *head = BPF_CORE_READ(skb, head);
+	unsigned char *ip = head + BPF_CORE_READ(skb, network_header);
+	u8 raw[40];
+	u16 ports[2];
+
+	p->tcp = head + BPF_CORE_READ(skb, transport_header);
+	if (bpf_probe_read_kernel(raw, sizeof(raw), ip) ||
+	    bpf_probe_read_kernel(ports, sizeof(ports), p->tcp))
+		return;
+	p->sport = bpf_ntohs(ports[0]);
+	p->dport = bpf_ntohs(ports[1]);
+	if (raw[0] >> 4 == 4) {
+		set_v4(p->saddr, *(u32 *)(raw + IPV4_SADDR));
+		set_v4(p->daddr, *(u32 *)(raw + IPV4_DADDR));
+		p->ttl = raw[IPV4_TTL];
+	} else {
+		__builtin_memcpy(p->saddr, raw + IPV6_SADDR, 16);
+		__builtin_memcpy(p->daddr, raw + IPV6_DADDR, 16);
+		p->ttl = raw[IPV6_HOP_LIMIT];
+	}
+	p->known = true;
+}
+
+static __always_inline void write_trigger(struct reset *r, struct packet *p)
+{
+	u32 len;
+	u8 doff = 0;
+
+	r->ttl = 0;
+	r->tcp_len = 0;
+	__builtin_memset(r->tcp, 0, sizeof(r->tcp));
+	if (!p->known)
+		return;
+	bpf_probe_read_kernel(&doff, 1, p->tcp + TCP_DOFF);
+	len = doff >> 4 << 2;
+	if (len < 20)
+		len = 20;
+	if (len > sizeof(r->tcp)) /* for the verifier: 4 bits can't */
+		len = sizeof(r->tcp);
+	if (bpf_probe_read_kernel(r->tcp, len, p->tcp))
+		return;
+	r->tcp_len = len;
+	r->ttl = p->ttl;
+	r->bits |= RST_TRIGGER;
+}
+
+/*
+ * raw_tp on every kernel. From 6.12 the arguments of a tp_btf program are
+ * trusted pointers, this tracepoint passes NULL for either, and where they
+ * are not marked nullable the verifier folds the test away.
+ */
+SEC("raw_tp/tcp_send_reset")
+int send_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->args[0];
+	struct sk_buff *skb = (struct sk_buff *)ctx->args[1];
+	struct totals *c = count_produced(RECORD_RESET);
+	struct header h = {.type = RECORD_RESET};
+	struct memory *m = NULL;
+	struct packet p = {};
+	u32 reason = 0, bits = 0;
+	struct reset *r;
+	u64 key = (u64)sk;
+	u8 state = 0;
+
+	/* From 6.10 (5691276b39da and others) there is a reason. */
+	if (bpf_core_field_exists(
+		    ((struct trace_event_raw_tcp_send_reset *)0)->reason)) {
+		reason = ctx->args[2];
+		bits |= RST_REASON;
+	}
+	if (sk)
+		state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	else
+		bits |= RST_NO_SOCKET;
+	h.state = state;
+	if (skb)
+		read_packet(&p, skb);
+	if (p.known) {
+		__builtin_memcpy(h.laddr, p.daddr, sizeof(h.laddr));
+		__builtin_memcpy(h.raddr, p.saddr, sizeof(h.raddr));
+		h.lport = p.dport;
+		h.rport = p.sport;
+	}
+	if (!sk) {
+		if (skb)
+			h.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+	} else if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV) {
+		/* Not a full socket: only the common part exists. */
+		h.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+		h.conn = h.cookie;
+	} else {
+		struct tcp_sock *tp = (void *)sk;
+		unsigned long flags;
+		u32 unread;
+		u64 cookie;
+
+		read_owner(false, &h, sk);
+		if (!p.known) {
+			COPY_ADDRS(false, &h, sk, __sk_common);
+			read_ports(false, &h, sk);
+		}
+		cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+		m = recall(key, cookie);
+		if (state == TCP_CLOSE) {
+			m = same_sock(bpf_map_lookup_elem(&closed_socks, &key),
+				      cookie);
+			h.state = 0;
+			if (m) {
+				h.state = m->last_state;
+				bits |= RST_CLOSED;
+			}
+		}
+		if (state != TCP_LISTEN)
+			h.cookie = cookie;
+		use_memory(&h, m);
+		if (state == TCP_LISTEN) {
+			/* The socket is the listener: its owner is right, but
+			 * the connection is another. */
+			h.conn = 0;
+			if (BPF_CORE_READ(sk, sk_ack_backlog) >
+			    BPF_CORE_READ(sk, sk_max_ack_backlog))
+				bits |= RST_BACKLOG_FULL;
+		}
+		flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
+		if (has_flag(flags, SOCK_LINGER) &&
+		    !BPF_CORE_READ(sk, sk_lingertime))
+			bits |= RST_LINGER0;
+		if (PROBE_FIELD(sk, sk_shutdown) & RCV_SHUTDOWN)
+			bits |= RST_RCV_SHUTDOWN;
+		if (BPF_CORE_READ(sk, sk_socket))
+			bits |= RST_ATTACHED;
+		/* tcp_close() has flushed the receive queue by now, but what
+		 * was copied to the user still lags what was received. A FIN
+		 * (tcp_fin() sets SOCK_DONE) takes one number and is no data.
+		 */
+		unread = BPF_CORE_READ(tp, rcv_nxt) -
+			 BPF_CORE_READ(tp, copied_seq);
+		if (unread > has_flag(flags, SOCK_DONE))
+			bits |= RST_UNREAD;
+	}
+	if (!accept(c, &h, 1 << h.state))
+		return 0;
+	r = reserve(c, RECORD_RESET, sizeof(*r));
+	if (!r)
+		return 0;
+	write_header(&r->h, &h);
+	r->reason = reason;
+	r->bits = bits;
+	r->sk_err = 0;
+	if (sk && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV)
+		r->sk_err = BPF_CORE_READ(sk, sk_err);
+	write_trigger(r, &p);
+	submit(r);
+	return 0;
+}
+
+SEC("tp_btf/tcp_receive_reset")
+int receive_reset(u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct totals *c = count_produced(RECORD_RESET);
+	struct header h = {.type = RECORD_RESET};
+	struct reset *r;
+
+	read_sock(&h, sk);
+	if (!accept(c, &h, 1 << h.state))
+		return 0;
+	use_memory(&h, recall((u64)sk, h.cookie));
+	r = reserve(c, RECORD_RESET, sizeof(*r));
+	if (!r)
+		return 0;
+	write_header(&r->h, &h);
+	r->reason = 0;
+	r->sk_err = sk->sk_err;
+	r->bits = RST_RECEIVED;
+	/* tcp_rcv_state_process() calls tcp_reset() for data that comes after
+	 * shutdown(SHUT_RD), although no reset came: user space looks whether
+	 * this host sends one right away. */
+	if (sk->sk_shutdown & RCV_SHUTDOWN)
+		r->bits |= RST_RCV_SHUTDOWN;
+	r->ttl = 0;
+	r->tcp_len = 0;
+	__builtin_memset(r->tcp, 0, sizeof(r->tcp));
+	submit(r);
+	return 0;
+}
+
+/* -- state changes ----------------------------------------------------------
+ */
+
+#define MAX_DEPTH 24 /* of the retransmission queue's tree: 2^12 segments */
+
+/* The age of the oldest unacknowledged segment, in us; 0 if there is none or
+ * it is not known: a segment that was sent again no longer shows when it was
+ * first sent. */
+static __always_inline u32 unacked_age(struct sock *sk)
+{
+	struct rb_node *node = sk->tcp_rtx_queue.rb_node, *left;
+	struct sk_buff *skb;
+	u64 sent, now;
+
+	if (!node)
+		return 0;
+	for (int i = 0; i < MAX_DEPTH; i++) {
+		left = BPF_CORE_READ(node, rb_left);
+		if (!left)
+			break;
+		node = left;
+	}
+	skb = (void *)node - bpf_core_field_offset(struct sk_buff, rbnode);
+	if (PROBE_FIELD((struct tcp_skb_cb *)((void *)skb +
+					      bpf_core_field_offset(
+						      struct sk_buff, cb)),
+			sacked) &
+	    0x82) /* TCPCB_SACKED_RETRANS, TCPCB_EVER_RETRANS */
+		return 0;
+	sent = BPF_CORE_READ(skb, skb_mstamp_ns); /* CLOCK_MONOTONIC */
+	now = bpf_ktime_get_ns();
+	return sent && now > sent ? (now - sent) / 1000 : 0;
+}
+
+static __always_inline bool reset_may_follow(int state)
+{
+	/* tcp_need_reset(), tcp_disconnect(), and data after shutdown in
+	 * tcp_rcv_state_process(). */
+	return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT ||
+	       state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 ||
+	       state == TCP_SYN_RECV || state == TCP_CLOSING ||
+	       state == TCP_LAST_ACK;
+}
+
+/* connect() and listen() run in the process that owns the socket. */
+static __always_inline void remember(struct memory *m)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	/* A kernel thread (MPTCP's subflows) works for somebody else. */
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return;
+	m->pid = bpf_get_current_pid_tgid() >> 32;
+	BPF_CORE_READ_STR_INTO(&m->comm, task, group_leader, comm);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int set_state(u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	int old = (int)ctx[1], new = (int)ctx[2];
+	struct header h = {.type = RECORD_STATE};
+	struct totals *c = NULL;
+	struct state_change *r;
+	struct memory *m;
+	u64 key = (u64)sk;
+	bool lived;
+
+	/* MPTCP sends parallel changes of its own socket, protocol 262. */
+	if (sk->sk_protocol != PROTO_TCP)
+		return 0;
+	if (want_states)
+		c = count_produced(RECORD_STATE);
+
+	h.cookie = sk->__sk_common.skc_cookie.counter;
+	lived = h.cookie;
+	if (!h.cookie && have_cookie_helper)
+		h.cookie = bpf_get_socket_cookie(sk);
+	m = recall(key, h.cookie);
+	if (new == TCP_SYN_SENT || new == TCP_LISTEN ||
+	    (new == TCP_SYN_RECV &&old == TCP_LISTEN)) {
+		struct memory fresh = {};
+
+		/* A child in SYN_RECV runs in the softirq of whoever. */
+		if (new != TCP_SYN_RECV)
+			remember(&fresh);
+		fresh.cookie = h.cookie;
+		if (!h.cookie)
+			fresh.born = spread(conn_seed ^ (u64)lives++ << 40 ^
+					    bpf_ktime_get_boot_ns()) |
+				     1ULL << 63;
+		else if (lived && new == TCP_SYN_SENT)
+			fresh.life = 1 + (lives++ & 0x3fff);
+		if (new != TCP_SYN_RECV || !h.cookie)
+			bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
+		m = recall(key, h.cookie);
+	}
+	if (want_states) {
+		read_sock(&h, sk);
+		/* The tracepoint fires before the state is stored. */
+		h.state = new;
+		use_memory(&h, m);
+		if (accept(c, &h, 1 << old | 1 << new)) {
+			r = reserve(c, RECORD_STATE, sizeof(*r));
+			if (r) {
+				write_header(&r->h, &h);
+				r->old_state = old;
+				r->new_state = new;
+				r->err = 0;
+				r->unacked = 0;
+				if (new == TCP_CLOSE) {
+					r->err = sk->sk_err;
+					r->unacked = unacked_age(sk);
+				}
+				submit(r);
+			}
+		}
+	}
+	if (new == TCP_CLOSE) {
+		if (want_resets && reset_may_follow(old)) {
+			struct memory last = {};
+
+			if (m)
+				last = *m;
+			last.cookie = h.cookie;
+			last.last_state = old;
+			bpf_map_update_elem(&closed_socks, &key, &last,
+					    BPF_ANY);
+		}
+		if (m)
+			bpf_map_delete_elem(&open_socks, &key);
+	}
+	return 0;
+}
+
+/* -- questions before the start ---------------------------------------------
+ */
+
+/* Three settings in jiffies, whose /proc files give them in seconds: their
+ * ratio is HZ. Run once by user space, in its own namespace; never attached. */
+u32 probe_fin_timeout;
+u32 probe_keepalive_time;
+u32 probe_keepalive_intvl;
+
+SEC("raw_tp/sys_enter")
+int probe_hz(void *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct net *net = BPF_CORE_READ(task, nsproxy, net_ns);
+
+	probe_fin_timeout = BPF_CORE_READ(net, ipv4.sysctl_tcp_fin_timeout);
+	probe_keepalive_time =
+		BPF_CORE_READ(net, ipv4.sysctl_tcp_keepalive_time);
+	probe_keepalive_intvl =
+		BPF_CORE_READ(net, ipv4.sysctl_tcp_keepalive_intvl);
+	return 0;
+}
+
+/* So that bpf2go makes Go types of the records. */
+const struct retransmit *unused_retransmit __attribute__((unused));
+const struct reset *unused_reset __attribute__((unused));
+const struct state_change *unused_state_change __attribute__((unused));

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package live
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+)
+
+// Open says that it can't: only Linux has these tracepoints.
+func Open(context.Context, Options) (pipeline.Source, error) {
+	return nil, errors.New("live tracing needs Linux")
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pipeline is the one loop that every stream goes through:
+//
+//	source -> keep? -> print
+//
+// where the source is a kernel or, one day, a recording. It knows neither.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/format"
+)
+
+// Source gives events in the order in which they happened.
+type Source interface {
+	// Read appends the next events to batch, at most as many as fit its
+	// capacity, and waits at most about 100 ms for the first. No event and no
+	// error is an idle moment. After ctx is done it gives what is left and
+	// then io.EOF.
+	Read(ctx context.Context, batch []events.Event) ([]events.Event, error)
+	// Counts says what became of the events that Read did not give, so far.
+	Counts() Counts
+	Close() error
+}
+
+// Counts is a source's account of the events that it produced:
+// given by Read + Filtered + Merged + Lost = Produced.
+type Counts struct {
+	Produced uint64 // matched by an attached tracepoint
+	Filtered uint64 // rejected before they reached Read
+	Merged   uint64 // folded into another event
+	Lost     uint64 // no room in the ring buffer
+}
+
+// Options of [Run].
+type Options struct {
+	Keep    func(*events.Event) bool // nil keeps everything; lost events always pass
+	Printer *format.Printer
+	Out     io.Writer
+	Count   uint64             // stop after so many events; 0: don't
+	Warn    func(*events.Event) // called for each lost event; may be nil
+	Idle    func() error       // called in idle moments; an error ends the run; may be nil
+}
+
+const (
+	batchLen = 256      // events decoded at a time: half the second-level cache
+	flushLen = 64 << 10 // bytes printed at a time, at most a little more
+)
+
+// Run prints what src gives until it ends, ctx is done, or o.Count events were
+// printed. The summary is right also beside an error, which is one of src,
+// o.Idle, or o.Out.
+func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
+	r := run{o: o, start: time.Now(), buf: make([]byte, 0, flushLen+4096)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	r.buf = o.Printer.AppendHeader(r.buf)
+	err := r.flush()
+	batch := make([]events.Event, 0, batchLen)
+	for done := false; err == nil && !done; {
+		var rerr error
+		batch, rerr = src.Read(ctx, batch[:0])
+		for i := range batch {
+			if o.Count > 0 && r.shown == o.Count {
+				// What came after the last wanted event was never asked for.
+				r.filtered += uint64(len(batch) - i)
+				break
+			}
+			r.event(&batch[i])
+			if len(r.buf) >= flushLen {
+				if err = r.flush(); err != nil {
+					break
+				}
+			}
+		}
+		if err != nil {
+			break
+		}
+		switch {
+		case errors.Is(rerr, io.EOF):
+			done = true
+		case rerr != nil:
+			err = rerr
+		case len(batch) == 0 && o.Idle != nil:
+			err = o.Idle()
+		}
+		if o.Count > 0 && r.shown == o.Count {
+			cancel() // the source drains, so that the account is whole
+		}
+		if ferr := r.flush(); err == nil {
+			err = ferr
+		}
+	}
+
+	sum := r.summary(src.Counts())
+	if err == nil {
+		r.buf = o.Printer.AppendSummary(r.buf, &sum)
+		err = r.flush()
+	}
+	return sum, err
+}
+
+// run is the state of one Run.
+type run struct {
+	o        Options
+	start    time.Time
+	buf      []byte
+	shown    uint64
+	filtered uint64
+	byKind   [256]uint64 // by events.Kind; a kind of 0 counts state changes
+}
+
+func (r *run) event(e *events.Event) {
+	if e.Type == events.Lost {
+		if r.o.Warn != nil {
+			r.o.Warn(e)
+		}
+	} else {
+		if r.o.Keep != nil && !r.o.Keep(e) {
+			r.filtered++
+			return
+		}
+		r.shown++
+		r.byKind[e.Kind]++
+	}
+	r.buf = r.o.Printer.AppendEvent(r.buf, e)
+}
+
+func (r *run) flush() error {
+	if len(r.buf) == 0 {
+		return nil
+	}
+	_, err := r.o.Out.Write(r.buf)
+	r.buf = r.buf[:0]
+	if err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+func (r *run) summary(c Counts) events.Summary {
+	s := events.Summary{
+		Events:   r.shown,
+		Filtered: c.Filtered + r.filtered,
+		Merged:   c.Merged,
+		Lost:     c.Lost,
+		Elapsed:  time.Since(r.start),
+	}
+	for k, n := range r.byKind {
+		if n == 0 {
+			continue
+		}
+		name := events.Kind(k).String()
+		if k == 0 {
+			name = events.StateChange.String()
+		}
+		s.ByKind = append(s.ByKind, events.KindCount{Name: name, Count: n})
+	}
+	return s
+}
