@@ -44,9 +44,9 @@ type Options struct {
 	Keep    func(*events.Event) bool // nil keeps everything; lost events always pass
 	Printer *format.Printer
 	Out     io.Writer
-	Count   uint64             // stop after so many events; 0: don't
+	Count   uint64              // stop after so many events; 0: don't
 	Warn    func(*events.Event) // called for each lost event; may be nil
-	Idle    func() error       // called in idle moments; an error ends the run; may be nil
+	Idle    func() error        // called in idle moments; an error ends the run; may be nil
 }
 
 const (
