@@ -5,4 +5,4 @@
 // makes it anew.
 package bpf
 
-//go:generate go tool bpf2go -target bpfel -go-package bpf -type retransmit -type reset -type state_change Tcptrace tcptrace.bpf.c -- -Wall -Werror -mcpu=v3 -fdebug-prefix-map=$PWD=.
+//go:generate go tool bpf2go -target bpfel -go-package bpf -type retransmit -type reset -type state_change Tcptrace tcptrace.bpf.c -- -Wall -Werror -mcpu=v3

@@ -339,12 +339,14 @@ static __always_inline u64 spread(u64 x)
 }
 
 /* The id of a connection: the socket's cookie, and above it a number that
- * tells the lives of one socket apart. */
+ * tells the lives of one socket apart. Where the kernel makes no cookie for
+ * us, somebody else may while the connection lives: what it was born with
+ * stays. */
 static __always_inline u64 conn_id(u64 cookie, const struct memory *m)
 {
-	if (cookie)
-		return cookie | (m ? (u64)m->life << 48 : 0);
-	return m ? m->born : 0;
+	if (m && m->born)
+		return m->born;
+	return cookie && m ? cookie | (u64)m->life << 48 : cookie;
 }
 
 /* m if it is of this socket, and not of one that had its address before. */

@@ -15,9 +15,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
@@ -78,7 +76,7 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 		}
 		wanted = append(wanted, h)
 	}
-	if err := configure(spec, o); err != nil {
+	if err := configure(spec, kernel, o); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -127,13 +125,15 @@ func (s *source) start(wanted []hook, kernel *btf.Spec) error {
 }
 
 // configure sets the constants and sizes that the object is loaded with.
-func configure(spec *ebpf.CollectionSpec, o Options) error {
+func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o Options) error {
 	spec.Maps["records"].MaxEntries = uint32(o.Buffer)
-	// Tracing programs have it from 5.12 on (c5dbb89fc2ac).
-	cookie := features.HaveProgramHelper(ebpf.Tracing, asm.FnGetSocketCookie) == nil
+	// bpf_get_socket_cookie as tracing programs may call it, from 5.12 on
+	// (c5dbb89fc2ac).
+	var cookie *btf.Func
+	haveCookie := kernel.TypeByName("bpf_get_socket_ptr_cookie", &cookie) == nil
 	for name, v := range map[string]any{
 		"filter":             kernelFilter(&o.Kernel),
-		"have_cookie_helper": cookie,
+		"have_cookie_helper": haveCookie,
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),
 		"conn_seed":          rand.Uint64(),

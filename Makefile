@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# "make help" lists the targets. Building needs Go alone; generate, lint and
+# check-generated need clang, clang-format and libbpf's headers ("make deps").
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# The compiler is pinned: another one makes other, equally good, bytes.
+CLANG ?= clang-14
+C_FILES := $(wildcard bpf/*.c bpf/*.h)
+# One run of every fuzz target takes this long.
+FUZZTIME ?= 10s
+
+.DEFAULT_GOAL := build
+.PHONY: help build run demo test deps generate check-generated lint fmt bench fuzz clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+build: ## the static binary, ./tcptrace
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o tcptrace ./cmd/tcptrace
+
+run: build ## build it and trace retransmissions and resets on this host
+	$(SUDO) ./tcptrace events --event retransmit,reset
+
+demo: build ## build it, make real trouble in a throwaway namespace, and trace it
+	$(SUDO) ./tcptrace demo
+
+test: ## all tests, on the running kernel: private namespaces, real sockets, real loss
+	$(SUDO) env "PATH=$$PATH" $(GO) test -race -timeout 20m ./...
+
+deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
+	$(SUDO) apt-get update -q
+	$(SUDO) apt-get install -yq --no-install-recommends clang-14 llvm-14 clang-format-14 libbpf-dev \
+		gcc libc6-dev make git iproute2 ca-certificates
+
+generate: ## the BPF object and its Go types, from bpf/*.c
+	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./bpf
+
+check-generated: generate ## fail if the committed object does not match the source
+	@git diff --exit-code --stat -- bpf || { echo 'bpf/ is stale: run "make generate" and commit the result' >&2; exit 1; }
+
+lint: ## formatting, vet, staticcheck
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not gofmt-ed: $$files" >&2; exit 1; }
+	clang-format-14 --dry-run --Werror $(C_FILES)
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+
+fmt: ## format Go and C
+	gofmt -w .
+	clang-format-14 -i $(C_FILES)
+
+bench: ## benchmarks of the user-space path
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## every fuzz target for $(FUZZTIME)
+	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+clean: ## what builds leave
+	rm -f tcptrace

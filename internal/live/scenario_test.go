@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/internal/lab"
+	"github.com/tcptrace/tcptrace/internal/lab/labtest"
+	"github.com/tcptrace/tcptrace/internal/live"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+var allTypes = []events.Type{events.Retransmit, events.Reset, events.StateChange}
+
+// tracer collects everything that the source gives of some namespaces.
+type tracer struct {
+	src    pipeline.Source
+	cancel context.CancelFunc
+	done   chan struct{}
+	events []events.Event
+	err    error
+	blind  *labtest.BlindSpot
+}
+
+func start(t *testing.T, types []events.Type, inums ...uint32) *tracer {
+	t.Helper()
+	blind, err := labtest.StartBlindSpot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := blind.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	src, err := live.Open(ctx, live.Options{Types: types, Kernel: filter.Kernel{NetNS: inums}, Buffer: 16 << 20})
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	tr := &tracer{src: src, cancel: cancel, done: make(chan struct{}), blind: blind}
+	go func() {
+		defer close(tr.done)
+		batch := make([]events.Event, 0, 256)
+		for tr.err == nil {
+			batch, tr.err = src.Read(ctx, batch[:0])
+			tr.events = append(tr.events, batch...)
+		}
+	}()
+	t.Cleanup(func() {
+		tr.stop()
+		if err := src.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tr
+}
+
+// stop ends the stream and returns all of it.
+func (tr *tracer) stop() []events.Event {
+	tr.cancel()
+	<-tr.done
+	return tr.events
+}
+
+// finish is stop for a test that wants a whole stream: ended as it should, nothing lost.
+func (tr *tracer) finish(t *testing.T) []events.Event {
+	t.Helper()
+	evs := tr.stop()
+	if !errors.Is(tr.err, io.EOF) {
+		t.Fatal(tr.err)
+	}
+	c := tr.src.Counts()
+	if c.Lost != 0 {
+		t.Errorf("%d events lost", c.Lost)
+	}
+	if got := uint64(len(evs)) + c.Filtered + c.Merged + c.Lost; got != c.Produced {
+		t.Errorf("given %d + filtered %d + merged %d + lost %d is not produced %d", len(evs), c.Filtered, c.Merged, c.Lost, c.Produced)
+	}
+	return evs
+}
+
+// name is the tracepoint that an event comes from.
+func name(e *events.Event) string {
+	switch {
+	case e.Type == events.StateChange:
+		return lab.SetState
+	case e.Type == events.Reset && e.Direction == events.Sent:
+		return lab.SendReset
+	case e.Type == events.Reset:
+		return lab.ReceiveReset
+	case e.Kind == events.KindSYNACK && e.State == events.NewSynRecv:
+		return lab.RetransSYNACK
+	}
+	return lab.Retransmit
+}
+
+func line(e *events.Event) string {
+	return fmt.Sprintf("%s %s %s %v:%d > %v:%d %s>%s conn %x cookie %x reason %q err %q seq %d len %d segs %d attempt %d", name(e), e.Kind, e.State,
+		e.LAddr, e.LPort, e.RAddr, e.RPort, e.OldState, e.NewState, e.Conn, e.Cookie, e.Reason, e.Error.String(), e.Seq, e.Len, e.Segs, e.Attempt)
+}
+
+func dump(evs []events.Event) string {
+	var b strings.Builder
+	for i := range evs {
+		fmt.Fprintln(&b, line(&evs[i]))
+	}
+	return b.String()
+}
+
+// at tells whether e happened at an end of a connection.
+func at(e *events.Event, own, other netip.AddrPort) bool {
+	return e.LAddr == own.Addr().Unmap() && e.LPort == own.Port() &&
+		e.RAddr == other.Addr().Unmap() && e.RPort == other.Port()
+}
+
+// check compares a stream with what a scenario did.
+func check(t *testing.T, facts *lab.Facts, evs []events.Event, blind []labtest.TraceEvent) {
+	t.Helper()
+	left := slices.DeleteFunc(slices.Clone(evs), func(e events.Event) bool { return e.Type == events.StateChange })
+	for _, want := range facts.Events {
+		own, other := facts.Conns[want.Conn].Client, facts.Conns[want.Conn].Server
+		if want.Side == lab.Server {
+			own, other = other, own
+		}
+		n, segs := 0, 0
+		left = slices.DeleteFunc(left, func(e events.Event) bool {
+			if name(&e) != want.Name || !at(&e, own.Addr, other.Addr) || !slices.Contains(want.Kinds, e.Kind.String()) {
+				return false
+			}
+			n++
+			segs += int(e.Segs)
+			if want.Reason != "" && e.Reason != "" && e.Reason != want.Reason {
+				t.Errorf("reason %s, want %s: %s", e.Reason, want.Reason, line(&e))
+			}
+			if own.Cookie != 0 && e.Cookie != own.Cookie && e.State != events.NewSynRecv {
+				t.Errorf("cookie %x, want %x: %s", e.Cookie, own.Cookie, line(&e))
+			}
+			checkDecoration(t, &e)
+			return true
+		})
+		unseen := 0
+		for _, b := range blind {
+			if b.Name == want.Name && b.Src.Port() == own.Addr.Port() && b.Dst.Port() == other.Addr.Port() {
+				unseen++
+			}
+		}
+		if n+unseen < want.Min || n > want.Max {
+			t.Errorf("%d of: %s (%d in the machine's blind spot)", n, want, unseen)
+		}
+	}
+	if len(left) > 0 {
+		t.Errorf("unexpected events:\n%s", dump(left))
+	}
+	checkStates(t, facts, evs, blind)
+	if t.Failed() {
+		t.Logf("stream:\n%s", dump(evs))
+	}
+}
+
+// checkStates follows each end's socket through its states.
+func checkStates(t *testing.T, facts *lab.Facts, evs []events.Event, blind []labtest.TraceEvent) {
+	t.Helper()
+	for i, c := range facts.Conns {
+		for side, ends := range map[lab.Side][2]lab.End{lab.Client: {c.Client, c.Server}, lab.Server: {c.Server, c.Client}} {
+			own, other := ends[0], ends[1]
+			path, conn := "", uint64(0)
+			for _, e := range evs {
+				// The local port is not known yet when the first SYN is made.
+				mine := at(&e, own.Addr, other.Addr) ||
+					e.NewState == events.SynSent && e.Cookie != 0 && e.Cookie == own.Cookie
+				if e.Type != events.StateChange || !mine || e.OldState == events.Listen && e.NewState == events.Close {
+					continue
+				}
+				if path == "" {
+					path = e.OldState.String()
+				}
+				path += " " + e.NewState.String()
+				if conn != 0 && e.Conn != conn {
+					t.Errorf("connection %d, %s: conn %x became %x: %s", i, side, conn, e.Conn, line(&e))
+				}
+				conn = e.Conn
+			}
+			missing := slices.ContainsFunc(blind, func(b labtest.TraceEvent) bool { return b.Name == lab.SetState })
+			if path != own.States && !missing {
+				t.Errorf("connection %d: the %s went %q, want %q", i, side, path, own.States)
+			}
+		}
+	}
+}
+
+// checkDecoration looks at what every event of a kind must have, and must not.
+func checkDecoration(t *testing.T, e *events.Event) {
+	t.Helper()
+	fail := func(format string, args ...any) { t.Errorf(format+": "+line(e), args...) }
+	switch e.Type {
+	case events.Retransmit:
+		if e.Kind == events.KindUnknown || e.Kind == 0 || e.Phase == 0 || !e.Has(events.HasSeq|events.HasFlags|events.HasRTO) || e.RTO <= 0 {
+			fail("kind, phase, flags, seq and RTO are always known")
+		}
+		timeout := e.Kind == events.KindSYN || e.Kind == events.KindRTO
+		if timeout && (e.Attempt == 0 || !e.Has(events.HasGivesUp|events.HasNextRTO)) {
+			fail("a time-out has an attempt, a next RTO and an end")
+		}
+	case events.Reset:
+		if e.Kind == 0 || e.Why == "" || e.Direction == 0 {
+			fail("kind, why and direction are always known")
+		}
+	}
+}
+
+// identity compares the counters of a namespace with the events in it: kernel-facts' proof that nothing was missed.
+func identity(t *testing.T, delta map[string]uint64, evs []events.Event, blind []labtest.TraceEvent) {
+	t.Helper()
+	var segs, sent, syn, synack, fast, slow, missed uint64
+	for i := range evs {
+		e := &evs[i]
+		switch {
+		case e.Type == events.Reset && e.Direction == events.Sent:
+			sent++
+		case e.Type == events.Retransmit:
+			n := uint64(e.Segs)
+			if e.Error == 0 {
+				segs += n
+			}
+			switch e.Kind {
+			case events.KindSYN:
+				if e.Error == 0 {
+					syn++
+				}
+			case events.KindSYNACK:
+				synack++
+			case events.KindFast, events.KindRACK:
+				fast += n
+			case events.KindLoss, events.KindPMTU, events.KindTFO:
+				slow += n
+			}
+		}
+	}
+	for _, b := range blind {
+		if b.Name == lab.SendReset {
+			sent++
+		}
+		if b.Name == lab.Retransmit || b.Name == lab.RetransSYNACK {
+			missed++
+		}
+	}
+	if got, want := segs+delta["TCPRetransFail"], delta["RetransSegs"]; got != want && missed == 0 {
+		t.Errorf("%d segments traced or failed, RetransSegs says %d", got, want)
+	}
+	if want := delta["OutRsts"]; sent != want {
+		t.Errorf("%d resets sent, OutRsts says %d", sent, want)
+	}
+	if missed > 0 {
+		return // the splits below need every event
+	}
+	if want := delta["TCPSynRetrans"]; syn+synack != want {
+		t.Errorf("%d SYNs and %d SYN-ACKs sent again, TCPSynRetrans says %d", syn, synack, want)
+	}
+	if want := delta["TCPFastRetrans"]; fast != want {
+		t.Errorf("%d segments sent again fast, TCPFastRetrans says %d", fast, want)
+	}
+	if want := delta["TCPSlowStartRetrans"]; slow != want {
+		t.Errorf("%d segments sent again after a time-out, TCPSlowStartRetrans says %d", slow, want)
+	}
+}
+
+// TestScenarios makes each trouble that the lab knows, over IPv4, IPv6 and IPv4 between AF_INET6 sockets, and wants
+// exactly its events, its states and the kernel's counts.
+func TestScenarios(t *testing.T) {
+	for _, sc := range lab.Scenarios() {
+		for _, family := range []lab.Family{lab.V4, lab.V6, lab.Mapped} {
+			t.Run(sc.Name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				ns, err := lab.NewNamespace(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := ns.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+				place, err := ns.Loopback(family)
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr := start(t, allTypes, ns.Inum())
+				facts, err := sc.Run(t.Context(), place)
+				if err != nil {
+					t.Fatal(err)
+				}
+				evs := tr.finish(t)
+				blind, err := tr.blind.Events(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				check(t, facts, evs, blind)
+				identity(t, facts.Client, evs, blind)
+			})
+		}
+	}
+}
