@@ -288,13 +288,17 @@ struct tcp_skb_cb {
 	u8 sacked;
 };
 
+enum sk_rst_reason {
+	SK_RST_REASON_NOT_SPECIFIED,
+};
+
 /* What the tracepoints record tells what they pass. */
 struct trace_event_raw_tcp_retransmit_skb {
 	int err;
 };
 
 struct trace_event_raw_tcp_send_reset {
-	int reason;
+	enum sk_rst_reason reason;
 };
 
 #pragma clang attribute pop

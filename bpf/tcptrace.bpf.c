@@ -465,7 +465,7 @@ int retransmit_skb(u64 *ctx)
 	if (!r->syn_retries)
 		r->syn_retries = FIELD(sk->__sk_common.skc_net.net,
 				       ipv4.sysctl_tcp_syn_retries);
-	if (tp->thin_lto)
+	if (FIELD(tp, thin_lto))
 		r->bits |= RTX_THIN_LINEAR;
 	/* tcp_stream_is_thin() */
 	if (tp->packets_out >= 4 || tp->snd_ssthresh >= TCP_INFINITE_SSTHRESH ||
@@ -474,7 +474,8 @@ int retransmit_skb(u64 *ctx)
 	if ((long)(bpf_jiffies64() - timer_expires(sk, tp)) >= 0)
 		r->bits |= RTX_TIMER_EXPIRED;
 	/* bytes_acked counts the SYN: nothing beyond it was acknowledged. */
-	if (tp->syn_data && !tp->syn_data_acked && tp->bytes_acked <= 1)
+	if (FIELD(tp, syn_data) && !FIELD(tp, syn_data_acked) &&
+	    tp->bytes_acked <= 1)
 		r->bits |= RTX_TFO_DATA;
 	if (tp->undo_marker)
 		r->bits |= RTX_UNDO;
@@ -919,6 +920,9 @@ int set_state(u64 *ctx)
 
 	/* MPTCP sends parallel changes of its own socket, protocol 262. */
 	if (sk->sk_protocol != PROTO_TCP)
+		return 0;
+	/* tcp_close_state() of a socket in FIN_WAIT2 "changes" to FIN_WAIT2. */
+	if (old == new)
 		return 0;
 	if (want_states)
 		c = count_produced(RECORD_STATE);

@@ -144,7 +144,7 @@ func classifyReset(s *resetSignature) (Kind, string) {
 	case has(rstNoSocket) && syn && !ack:
 		return KindRefused, "nothing listens on this port"
 	case has(rstNoSocket):
-		return KindOther, "a packet came for a connection that does not exist"
+		return KindRefused, "a packet came for a connection that does not exist, and nothing listens on this port"
 	case s.state == SynSent:
 		return KindBadAck, "the peer answered the SYN with an ACK for an old connection"
 	case s.state == Listen && s.reason == "INVALID_SYN" && !syn,

@@ -185,7 +185,7 @@ func TestClassifyReset(t *testing.T) {
 		{"overflow", resetSignature{state: Listen, answered: true, flags: ACK, reason: "INVALID_SYN"}, KindOverflow, NewSynRecv},
 		{"overflow, no reason", resetSignature{state: Listen, bits: rstBacklogFull, answered: true, flags: ACK}, KindOverflow, NewSynRecv},
 		{"stray ACK", resetSignature{state: Listen, answered: true, flags: ACK, reason: "TCP_FLAGS"}, KindOther, Listen},
-		{"no such connection", resetSignature{bits: rstNoSocket, answered: true, flags: ACK, reason: "NO_SOCKET"}, KindOther, 0},
+		{"no such connection", resetSignature{bits: rstNoSocket, answered: true, flags: ACK, reason: "NO_SOCKET"}, KindRefused, 0},
 	} {
 		got, why := classifyReset(&tt.s)
 		if got != tt.want || tt.s.state != tt.state || why == "" {

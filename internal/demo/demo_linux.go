@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package demo makes the trouble that "tcptrace demo" traces: real sockets,
+// real loss, in a network namespace that is gone afterwards.
+package demo
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tcptrace/tcptrace/internal/lab"
+)
+
+// Demo is a throwaway namespace, ready for trouble.
+type Demo struct{ ns *lab.Namespace }
+
+// New makes the namespace. It needs CAP_SYS_ADMIN.
+func New(ctx context.Context) (*Demo, error) {
+	ns, err := lab.NewNamespace(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("make a network namespace: %w", err)
+	}
+	return &Demo{ns}, nil
+}
+
+// NetNS is the inode number of the namespace.
+func (d *Demo) NetNS() uint32 { return d.ns.Inum() }
+
+// Run makes one trouble after the other. It calls say before each, with a line
+// about what is done, and settle after each, which returns when its events are
+// on screen.
+func (d *Demo) Run(ctx context.Context, say func(string), settle func(context.Context) error) error {
+	place, err := d.ns.Loopback(lab.V4)
+	if err != nil {
+		return err
+	}
+	for _, s := range lab.Scenarios() {
+		if !s.Demo {
+			continue
+		}
+		say(s.Title)
+		if _, err := s.Run(ctx, place); err != nil {
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+		if err := settle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close removes the namespace.
+func (d *Demo) Close() error { return d.ns.Close() }
