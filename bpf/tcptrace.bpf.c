@@ -803,7 +803,11 @@ int send_reset(struct bpf_raw_tracepoint_args *ctx)
 		if (unread > has_flag(flags, SOCK_DONE))
 			bits |= RST_UNREAD;
 	}
-	if (!accept(c, &h, 1 << h.state))
+	/* The connection that a listener resets may be one in its handshake:
+	 * user space tells. */
+	if (!accept(c, &h,
+		    1 << h.state |
+			    (state == TCP_LISTEN ? 1 << TCP_NEW_SYN_RECV : 0)))
 		return 0;
 	r = reserve(c, RECORD_RESET, sizeof(*r));
 	if (!r)

@@ -46,7 +46,7 @@ type Options struct {
 	Out     io.Writer
 	Count   uint64              // stop after so many events; 0: don't
 	Warn    func(*events.Event) // called for each lost event; may be nil
-	Idle    func() error        // called in idle moments; an error ends the run; may be nil
+	Idle    func() error        // called after each read that showed nothing; an error ends the run; may be nil
 }
 
 const (
@@ -67,6 +67,7 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 	batch := make([]events.Event, 0, batchLen)
 	for done := false; err == nil && !done; {
 		var rerr error
+		shown := r.shown
 		batch, rerr = src.Read(ctx, batch[:0])
 		for i := range batch {
 			if o.Count > 0 && r.shown == o.Count {
@@ -89,7 +90,7 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 			done = true
 		case rerr != nil:
 			err = rerr
-		case len(batch) == 0 && o.Idle != nil:
+		case r.shown == shown && o.Idle != nil:
 			err = o.Idle()
 		}
 		if o.Count > 0 && r.shown == o.Count {

@@ -1,0 +1,601 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/lab"
+	"github.com/tcptrace/tcptrace/internal/lab/labtest"
+)
+
+// binary builds the program as users get it, once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "tcptrace-e2e-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "tcptrace")
+	cmd := exec.Command("go", "build", "-o", path, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+// tool is a running tcptrace.
+type tool struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	stderr *bufio.Reader
+	said   strings.Builder // stderr so far
+	progs  []ebpf.ProgramID
+}
+
+// trace starts the program and waits until it traces.
+func trace(t *testing.T, stdout *os.File, args ...string) *tool {
+	t.Helper()
+	return launch(t, stdout, nil, args...)
+}
+
+func launch(t *testing.T, stdout *os.File, attr *syscall.SysProcAttr, args ...string) *tool {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &tool{t: t, cmd: exec.Command(path, args...)}
+	p.cmd.Stdout = stdout
+	p.cmd.SysProcAttr = attr
+	pipe, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.stderr = bufio.NewReader(pipe)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.cmd.Process.Kill() }) // no effect once it has ended
+	line, err := p.stderr.ReadString('\n')
+	p.said.WriteString(line)
+	if err != nil || !strings.Contains(line, "tracing ") {
+		t.Fatalf("%v in place of the banner: %q", err, line)
+	}
+	p.progs = programs(t, p.cmd.Process.Pid)
+	return p
+}
+
+// end waits for the end and returns the exit code. Nothing of the program's may
+// be left in the kernel.
+func (p *tool) end() int {
+	p.t.Helper()
+	rest, err := io.ReadAll(p.stderr)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.said.Write(rest)
+	if err := p.cmd.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
+	defer cancel()
+	for _, id := range p.progs {
+		// The kernel frees a program when the last reader of it is done.
+		err := lab.Until(ctx, func() (bool, error) {
+			prog, err := ebpf.NewProgramFromID(id)
+			if errors.Is(err, os.ErrNotExist) {
+				return true, nil
+			}
+			if err == nil {
+				err = prog.Close()
+			}
+			return false, err
+		})
+		if err != nil {
+			p.t.Errorf("BPF program %d is still there: %v", id, err)
+		}
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *tool) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+var progID = regexp.MustCompile(`(?m)^prog_id:\s*(\d+)`)
+
+// programs are the ids of the BPF programs that a process holds.
+func programs(t *testing.T, pid int) (ids []ebpf.ProgramID) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if m := progID.FindSubmatch(b); m != nil {
+			n, _ := strconv.ParseUint(string(m[1]), 10, 32)
+			ids = append(ids, ebpf.ProgramID(n))
+		}
+	}
+	if len(ids) == 0 {
+		t.Fatal("the program holds no BPF program")
+	}
+	return ids
+}
+
+// misses is how often each program was not run because another ran on its CPU.
+func (p *tool) misses() map[string]uint64 {
+	p.t.Helper()
+	out := map[string]uint64{}
+	seen := map[ebpf.ProgramID]bool{}
+	for _, id := range p.progs {
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		prog, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		info, err := prog.Info()
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		stats, err := prog.Stats()
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		out[info.Name] += stats.RecursionMisses
+		if err := prog.Close(); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return out
+}
+
+func namespace(t *testing.T) *lab.Namespace {
+	t.Helper()
+	ns, err := lab.NewNamespace(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ns.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns
+}
+
+func tempFile(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// storm makes n connections to closed ports of addr, as fast as two threads can.
+func storm(t *testing.T, ns *lab.Namespace, addr netip.Addr, n int) {
+	t.Helper()
+	const workers = 2
+	errs := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			if err := unix.Setns(ns.FD(), unix.CLONE_NEWNET); err != nil {
+				errs <- err
+				return
+			}
+			to := &unix.SockaddrInet4{Port: 9, Addr: addr.As4()}
+			for i := w; i < n; i += workers {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					errs <- err
+					return
+				}
+				err = unix.Connect(fd, to)
+				for errors.Is(err, unix.EINTR) { // the runtime's preemption
+					err = unix.Connect(fd, to)
+				}
+				if err := unix.Close(fd); err != nil {
+					errs <- err
+					return
+				}
+				if !errors.Is(err, unix.ECONNREFUSED) {
+					errs <- fmt.Errorf("connection %d: %w in place of a refusal", i, err)
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range workers {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const stormSize = 200_000
+
+var kindCount = regexp.MustCompile(`(refused|peer|state) (\d+)`)
+
+// TestStorm traces connections to a closed port as fast as they can be made:
+// nothing is lost, and what was traced, what the machine hides from BPF and
+// what the kernel's recursion guard kept from it is what the kernel counted.
+func TestStorm(t *testing.T) {
+	for _, command := range []string{"resets", "events"} {
+		for _, format := range []string{"table", "wide", "json", "csv"} {
+			for _, sink := range []string{"file", "pipe"} {
+				t.Run(command+"/"+format+"/"+sink, func(t *testing.T) { testStorm(t, command, format, sink) })
+			}
+		}
+	}
+}
+
+func testStorm(t *testing.T, command, format, sink string) {
+	ns := namespace(t)
+	place, err := ns.Loopback(lab.V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blind, err := labtest.StartBlindSpot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := blind.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	out := tempFile(t)
+	var stdout *os.File
+	lines := make(chan int, 1)
+	if sink == "file" {
+		stdout = out
+	} else {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout = w
+		go func() {
+			n, scan := 0, bufio.NewScanner(r)
+			for scan.Scan() {
+				n++
+			}
+			r.Close()
+			lines <- n
+		}()
+	}
+	before, err := ns.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := trace(t, stdout, command, "-o", format, "--netns", fmt.Sprint(ns.Inum()))
+	storm(t, ns, place.Addr, stormSize)
+	misses := p.misses()
+	p.signal(syscall.SIGINT)
+	if code := p.end(); code != 0 {
+		t.Fatalf("exit code %d: %s", code, p.said.String())
+	}
+	if sink == "pipe" {
+		stdout.Close()
+	} else {
+		b, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines <- bytes.Count(b, []byte{'\n'})
+		if format == "json" {
+			p.said.WriteString(lastLine(b)) // the summary
+		}
+	}
+	after, err := ns.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden, err := blind.Count(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	printed := <-lines
+	said := strings.NewReplacer(`"`, "", ":", " ", ",", " ").Replace(p.said.String())
+	if format == "json" && sink == "pipe" {
+		// The lines are all there is: events of all kinds, and the summary.
+		want := 2 * stormSize
+		if command == "events" {
+			want *= 2
+		}
+		all := hidden[lab.SendReset] + hidden[lab.ReceiveReset]
+		if command == "events" {
+			all += hidden[lab.SetState]
+		}
+		total := printed - 1 + all
+		if missed := int(misses["send_reset"] + misses["receive_reset"] + misses["set_state"]); total > want || total+missed < want {
+			t.Errorf("%d lines and %d hidden, %d missed; want %d", printed-1, all, missed, want)
+		}
+		return
+	}
+	if !strings.Contains(said, "0 lost") && !strings.Contains(said, "lost 0") {
+		t.Errorf("events were lost: %s", p.said.String())
+	}
+	got := map[string]uint64{}
+	for _, m := range kindCount.FindAllStringSubmatch(said, -1) {
+		got[m[1]], _ = strconv.ParseUint(m[2], 10, 64)
+	}
+	counter := lab.Delta(before, after)["OutRsts"]
+	if counter != stormSize {
+		t.Errorf("OutRsts says %d of %d", counter, stormSize)
+	}
+	for _, c := range []struct {
+		kind, point, program string
+		want                 uint64
+	}{
+		{"refused", lab.SendReset, "send_reset", counter},
+		{"peer", lab.ReceiveReset, "receive_reset", stormSize},
+		{"state", lab.SetState, "set_state", 2 * stormSize},
+	} {
+		if c.kind == "state" && command == "resets" {
+			continue
+		}
+		n := got[c.kind] + uint64(hidden[c.point])
+		if n > c.want || n+misses[c.program] < c.want {
+			t.Errorf("%s: %d traced and %d hidden from BPF, %d recursion misses; the kernel made %d",
+				c.point, got[c.kind], hidden[c.point], misses[c.program], c.want)
+		}
+	}
+	header := map[string]int{"table": 1, "wide": 1, "csv": 1, "json": 1}[format] // json: the summary
+	if want := int(got["refused"] + got["peer"] + got["state"]); printed != want+header {
+		t.Errorf("%d lines for %d events", printed, want)
+	}
+}
+
+func lastLine(b []byte) string {
+	b = bytes.TrimRight(b, "\n")
+	return string(b[bytes.LastIndexByte(b, '\n')+1:])
+}
+
+// refuse makes one refused connection.
+func refuse(t *testing.T, ns *lab.Namespace) {
+	t.Helper()
+	place, err := ns.Loopback(lab.V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.Refused(t.Context(), place); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			ns := namespace(t)
+			out := tempFile(t)
+			p := trace(t, out, "resets", "--netns", fmt.Sprint(ns.Inum()))
+			refuse(t, ns)
+			p.signal(s)
+			if code := p.end(); code != 0 || !strings.Contains(p.said.String(), "2 events") {
+				t.Errorf("exit code %d, said %q", code, p.said.String())
+			}
+			b, err := os.ReadFile(out.Name())
+			if err != nil || bytes.Count(b, []byte{'\n'}) != 3 {
+				t.Errorf("%v, printed %q", err, b)
+			}
+		})
+	}
+}
+
+// The reader of a pipe goes away after the first line, and no event follows.
+func TestHead(t *testing.T) {
+	ns := namespace(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := trace(t, w, "resets", "--no-header", "-o", "json", "--netns", fmt.Sprint(ns.Inum()))
+	w.Close()
+	refuse(t, ns)
+	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if code := p.end(); code != 0 || strings.Count(p.said.String(), "\n") != 1 {
+		t.Errorf("exit code %d, said %q", code, p.said.String())
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	ns := namespace(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	p := trace(t, full, "resets", "--no-header", "--netns", fmt.Sprint(ns.Inum()))
+	refuse(t, ns)
+	if code := p.end(); code != 1 || !strings.Contains(p.said.String(), "no space left") {
+		t.Errorf("exit code %d, said %q", code, p.said.String())
+	}
+}
+
+// terminal opens a pseudo-terminal.
+func terminal(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	return master, slave
+}
+
+func TestClosedTerminal(t *testing.T) {
+	ns := namespace(t)
+	master, slave := terminal(t)
+	p := launch(t, slave, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}, "resets", "--netns", fmt.Sprint(ns.Inum()))
+	slave.Close()
+	refuse(t, ns)
+	if _, err := bufio.NewReader(master).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	master.Close()
+	if code := p.end(); code != 0 {
+		t.Errorf("exit code %d, said %q", code, p.said.String())
+	}
+}
+
+// hostile is a name that would change a terminal's title, and break a line, a
+// quoted string and a row.
+const hostile = "\x1b]0;pwned\x07\"a,b\n"
+
+// A process may call itself what it likes: its name prints harmlessly, and what
+// is for programs parses.
+func TestHostileName(t *testing.T) {
+	for _, format := range []string{"table", "wide", "json", "csv"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			ns := namespace(t)
+			out := tempFile(t)
+			args := []string{"resets", "--direction", "received", "-o", format, "--netns", fmt.Sprint(ns.Inum()), "-c", "1"}
+			if format == "table" {
+				args = append(args, "--columns", "time,kind,pid,comm")
+			}
+			p := trace(t, out, args...)
+			pid := connectAs(t, ns, hostile)
+			if code := p.end(); code != 0 {
+				t.Fatalf("exit code %d, said %q", code, p.said.String())
+			}
+			b, err := os.ReadFile(out.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i := bytes.IndexFunc(b, func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }); i >= 0 {
+				t.Errorf("control character at %d of %q", i, b)
+			}
+			if n := bytes.Count(b, []byte{'\n'}); n != 2 {
+				t.Errorf("%d lines: %q", n, b)
+			}
+			first, _, _ := bytes.Cut(b, []byte{'\n'})
+			switch format {
+			case "json":
+				var e struct {
+					Comm string
+					PID  int
+				}
+				if err := json.Unmarshal(first, &e); err != nil || e.Comm != hostile || e.PID != pid {
+					t.Errorf("%v: %q of %d, want %q of %d", err, e.Comm, e.PID, hostile, pid)
+				}
+			case "csv":
+				rows, err := csv.NewReader(bytes.NewReader(b)).ReadAll()
+				if err != nil || len(rows) != 2 {
+					t.Fatalf("%v: %d rows", err, len(rows))
+				}
+				for i, h := range rows[0] {
+					if h == "comm" && rows[1][i] != `\x1b]0;pwned\x07"a,b\n` {
+						t.Errorf("comm is %q", rows[1][i])
+					}
+				}
+			default:
+				if !strings.Contains(string(b), `\x1b]0;pwned\x07"a,b\n`) {
+					t.Errorf("the name is not in %q", b)
+				}
+			}
+		})
+	}
+}
+
+// connectAs has a process with that name be refused a connection. The process
+// is this test's binary.
+func connectAs(t *testing.T, ns *lab.Namespace, name string) (pid int) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestConnectAs$")
+	cmd.Env = append(os.Environ(), "TCPTRACE_TEST_CONNECT_AS="+name)
+	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(dup(t, ns.FD())), "netns")}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return cmd.Process.Pid
+}
+
+func dup(t *testing.T, fd int) int {
+	t.Helper()
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestConnectAs is the process of connectAs.
+func TestConnectAs(t *testing.T) {
+	name, ok := os.LookupEnv("TCPTRACE_TEST_CONNECT_AS")
+	if !ok {
+		return // not a test of its own
+	}
+	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	if err := unix.Setns(3, unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatalf("%v in place of a refusal", err)
+	}
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command tcptrace shows TCP retransmissions, resets and state changes as the
+// kernel makes them.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/tcptrace/tcptrace/internal/cli"
+	"github.com/tcptrace/tcptrace/internal/demo"
+	"github.com/tcptrace/tcptrace/internal/live"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	signal.Ignore(syscall.SIGPIPE) // a write to a closed pipe returns EPIPE
+
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal kills
+
+	return cli.Run(ctx, cli.Env{
+		Stdout:     os.Stdout,
+		Stderr:     os.Stderr,
+		IsTerminal: isTerminal,
+		Getenv:     os.Getenv,
+		Version:    version(),
+		Open:       live.Open,
+		Demo:       func(ctx context.Context) (cli.Demo, error) { return demo.New(ctx) },
+	}, os.Args[1:])
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// version is what the go command recorded in the binary.
+func version() cli.Version {
+	var v cli.Version
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	if info.Main.Version != "(devel)" {
+		v.Version = strings.TrimPrefix(info.Main.Version, "v")
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			v.Commit = s.Value
+		case "vcs.time":
+			v.Date = s.Value
+		}
+	}
+	return v
+}

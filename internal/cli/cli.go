@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command line of tcptrace.
+//
+// [Run] is the whole program but for what [Env] gives it, so that tests run it
+// in their own process.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tcptrace/tcptrace/internal/live"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+)
+
+// Env is what the program needs of the world around it.
+type Env struct {
+	Stdout, Stderr io.Writer
+	IsTerminal     func(io.Writer) bool
+	Getenv         func(string) string
+	Version        Version
+
+	// Open starts live tracing. Its errors tell the user what to do.
+	Open func(context.Context, live.Options) (pipeline.Source, error)
+
+	// Demo prepares the trouble that the demo command traces.
+	Demo func(context.Context) (Demo, error)
+}
+
+// Version says which program this is. Empty parts are unknown.
+type Version struct {
+	Version string // such as "1.2.0"
+	Commit  string
+	Date    string // of the commit, RFC 3339
+}
+
+// The exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitLost   = 3 // --strict
+)
+
+// Run runs the program with these arguments, without its name, and returns its
+// exit code. When ctx is done it finishes what it does and returns.
+func Run(ctx context.Context, env Env, args []string) (code int) {
+	a := &app{env: env, args: args, out: &output{w: env.Stdout, terminal: env.IsTerminal(env.Stdout)}}
+	defer func() {
+		if p := recover(); p != nil {
+			code = exitFailed
+			a.reportPanic(p)
+		}
+	}()
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(a.out)
+	root.SetErr(env.Stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.finish(cmd, err)
+}
+
+// app is one run of the program.
+type app struct {
+	env  Env
+	args []string
+	out  *output
+
+	saying sync.Mutex // the demo speaks too
+}
+
+// say prints a line on stderr.
+func (a *app) say(format string, args ...any) {
+	a.saying.Lock()
+	defer a.saying.Unlock()
+	fmt.Fprintf(a.env.Stderr, "tcptrace: "+format+"\n", args...)
+}
+
+func (a *app) reportPanic(p any) {
+	a.say("internal error, please report it: %v", p)
+	if a.env.Getenv("TCPTRACE_DEBUG") != "" {
+		a.env.Stderr.Write(debug.Stack())
+	}
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// lostError is what --strict makes of lost events.
+type lostError uint64
+
+func (n lostError) Error() string {
+	return fmt.Sprintf("lost events (%d), which --strict makes a failure: try a larger --buffer", uint64(n))
+}
+
+// finish tells of an error, and returns the exit code.
+func (a *app) finish(cmd *cobra.Command, err error) int {
+	if err == nil {
+		err = a.out.err
+	}
+	var usage usageError
+	var lost lostError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &lost):
+		a.say("%v", err)
+		return exitLost
+	case a.out.closed() || errors.Is(err, errClosed):
+		return exitDone
+	case errors.As(err, &usage):
+		a.say("%v\nsee %s --help", err, cmd.CommandPath())
+		return exitUsage
+	}
+	a.say("%v", err)
+	return exitFailed
+}
+
+// errClosed says that nobody reads stdout any more.
+var errClosed = errors.New("standard output is closed")
+
+// output is stdout. It remembers its first error.
+type output struct {
+	w        io.Writer
+	terminal bool
+	err      error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// closed reports whether a write failed because nobody reads any more: the
+// other end of the pipe was closed, or the terminal is gone.
+func (o *output) closed() bool {
+	return errors.Is(o.err, syscall.EPIPE) || o.terminal && errors.Is(o.err, syscall.EIO)
+}
+
+// root returns the command that the others are below.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tcptrace",
+		Short: "shows TCP retransmissions, resets and state changes, live",
+		Long: `tcptrace shows the TCP retransmissions, resets and state changes of this host
+as they happen: what kind each is, what made it, and which process it hit.`,
+		Example: `tcptrace retrans                       # every retransmission
+tcptrace resets --port 5432            # resets of connections with PostgreSQL
+tcptrace events -o json | jq .         # everything, for programs`,
+		SilenceUsage:               true,
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:                       a.noCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { io.WriteString(a.out, helpText(cmd)) })
+	root.SetFlagErrorFunc(a.flagError)
+	root.AddGroup(&cobra.Group{ID: groupTrace, Title: "Trace"}, &cobra.Group{ID: groupOther, Title: "More"})
+
+	for _, s := range streams {
+		root.AddCommand(a.streamCommand(s))
+	}
+	help := a.helpCommand()
+	root.SetHelpCommand(help)
+	root.AddCommand(a.demoCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(), help)
+
+	var addHelpFlag func(*cobra.Command)
+	addHelpFlag = func(cmd *cobra.Command) {
+		cmd.Flags().BoolP("help", "h", false, "show this help")
+		for _, c := range cmd.Commands() {
+			addHelpFlag(c)
+		}
+	}
+	addHelpFlag(root)
+	return root
+}
+
+// The groups of commands.
+const (
+	groupTrace = "trace"
+	groupOther = "other"
+)
+
+// noCommand is what the root makes of words that are no command.
+func (a *app) noCommand(cmd *cobra.Command, words []string) error {
+	if len(words) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q", words[0])
+	if near := cmd.SuggestionsFor(words[0]); len(near) > 0 {
+		text += ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usageError{errors.New(text)}
+}
+
+// noArgs refuses arguments that are not flags.
+func noArgs(cmd *cobra.Command, words []string) error {
+	if len(words) == 0 {
+		return nil
+	}
+	return usagef("unexpected argument %q: %s takes flags only", words[0], cmd.CommandPath())
+}

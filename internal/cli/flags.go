@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/format"
+)
+
+// streamFlags are the flags of the commands that show events.
+type streamFlags struct {
+	filter filter.Spec
+	chosen []events.Type // --event
+
+	output   string
+	columns  []string
+	color    string
+	utc      bool
+	noHeader bool
+	quiet    bool
+
+	duration time.Duration
+	count    uint64
+
+	buffer int
+	strict bool
+}
+
+// The groups of flags, in the order of the help.
+const (
+	groupFilter = "Filters (values of one flag are alternatives, different flags must all hold)"
+	groupOutput = "Output"
+	groupStop   = "Stopping"
+	groupLive   = "Tracing"
+)
+
+var flagGroups = []string{groupFilter, groupOutput, groupStop, groupLive}
+
+// groupKey is the annotation of a flag that holds its group.
+const groupKey = "group"
+
+// group returns the flag set to declare flags in, and a function to call
+// afterwards, which puts them in the group.
+func group(cmd *cobra.Command, name string) (*pflag.FlagSet, func()) {
+	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	fs.SortFlags = false
+	return fs, func() {
+		fs.VisitAll(func(f *pflag.Flag) { f.Annotations = map[string][]string{groupKey: {name}} })
+		cmd.Flags().SortFlags = false
+		cmd.Flags().AddFlagSet(fs)
+	}
+}
+
+// addFilter declares the flags that choose events.
+func (f *streamFlags) addFilter(cmd *cobra.Command, s stream) {
+	fs, done := group(cmd, groupFilter)
+	spec := &f.filter
+	if s.choice {
+		list(fs, &f.chosen, filter.ParseTypes, "event", "EVENT,...", "retransmit, reset or state")
+	}
+	list(fs, &spec.Port, filter.ParsePorts, "port", "PORT,...", "port at either end, as in 80,443,8000-8100")
+	list(fs, &spec.LPort, filter.ParsePorts, "lport", "PORT,...", "local port")
+	list(fs, &spec.RPort, filter.ParsePorts, "rport", "PORT,...", "remote port")
+	list(fs, &spec.Addr, filter.ParseAddrs, "addr", "ADDR,...", "address or network at either end, as in 10.0.0.0/8,::1")
+	list(fs, &spec.LAddr, filter.ParseAddrs, "laddr", "ADDR,...", "local address")
+	list(fs, &spec.RAddr, filter.ParseAddrs, "raddr", "ADDR,...", "remote address")
+	fs.BoolVarP(&spec.IPv4, "ipv4", "4", false, "IPv4 on the wire")
+	fs.BoolVarP(&spec.IPv6, "ipv6", "6", false, "IPv6 on the wire")
+	list(fs, &spec.States, filter.ParseStates, "state", "STATE,...", "socket state; of a change the old or the new one")
+	list(fs, &spec.Kinds, filter.ParseKinds, "kind", "KIND,...", "kind of retransmission or reset")
+	list(fs, &spec.Directions, filter.ParseDirections, "direction", "DIR,...", "of a reset: sent or received")
+	list(fs, &spec.PIDs, filter.ParsePIDs, "pid", "PID,...", "process that owns the socket")
+	list(fs, &spec.Comms, filter.ParseComms, "comm", "NAME,...", `its name; \, is a comma`)
+	list(fs, &spec.UIDs, filter.ParseUIDs, "uid", "USER,...", "number or name of the user who owns the socket")
+	list(fs, &spec.Cgroups, filter.ParseCgroups, "cgroup", "PATH,...", "cgroup of the socket, or one above it")
+	list(fs, &spec.NetNS, filter.ParseNetNS, "netns", "NETNS,...", "network namespace: inode number, name or path")
+	fs.StringVar(&spec.Where, "where", "", "`EXPR` over the JSON fields, as in 'rto_ms > 1000 && attempt >= 3'")
+	done()
+
+	completeList(cmd, "event", func() []string { return names(filter.Types()) })
+	completeList(cmd, "state", func() []string { return names(filter.States()) })
+	completeList(cmd, "kind", func() []string { return describeKinds(s.types) })
+	completeList(cmd, "direction", func() []string { return names(filter.Directions()) })
+	for _, name := range []string{"port", "lport", "rport", "addr", "laddr", "raddr", "pid", "comm", "uid", "netns", "where"} {
+		completeNothing(cmd, name)
+	}
+}
+
+// addOutput declares the flags that say how to print.
+func (f *streamFlags) addOutput(cmd *cobra.Command) {
+	fs, done := group(cmd, groupOutput)
+	f.output, f.color = format.Table, "auto"
+	fs.VarP(&choiceValue{&f.output, "FORMAT", format.Formats()}, "output", "o", "table, wide, json or csv")
+	list(fs, &f.columns, filter.Split, "columns", "NAME,...", "columns to show, by their names in JSON")
+	fs.BoolVar(&f.utc, "utc", false, "times of tables in UTC; JSON and CSV always are")
+	fs.Var(&choiceValue{&f.color, "WHEN", colors()}, "color", "auto, always or never; NO_COLOR in the environment is never")
+	fs.BoolVar(&f.noHeader, "no-header", false, "no headings")
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no banner and no summary on standard error")
+	done()
+
+	completeChoice(cmd, "output", format.Formats())
+	completeChoice(cmd, "color", colors())
+	completeList(cmd, "columns", func() []string { return describeColumns(f.output) })
+}
+
+func colors() []string { return []string{"auto", "always", "never"} }
+
+// addStop declares the flags that end a stream.
+func (f *streamFlags) addStop(cmd *cobra.Command) {
+	fs, done := group(cmd, groupStop)
+	fs.VarP((*durationValue)(&f.duration), "duration", "d", "stop after this time, as in 30s, 5m or 1h30m")
+	fs.VarP((*countValue)(&f.count), "count", "c", "stop after so many events")
+	done()
+
+	completeNothing(cmd, "duration")
+	completeNothing(cmd, "count")
+}
+
+// addLive declares the flags of tracing this kernel.
+func (f *streamFlags) addLive(cmd *cobra.Command) {
+	fs, done := group(cmd, groupLive)
+	f.buffer = 64 << 20
+	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two")
+	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")
+	done()
+
+	completeNothing(cmd, "buffer")
+}
+
+// format returns how to print.
+func (f *streamFlags) format(a *app) format.Options {
+	o := format.Options{Format: f.output, Columns: f.columns, Types: f.filter.Types, NoHeader: f.noHeader}
+	switch f.color {
+	case "always":
+		o.Color = true
+	case "auto":
+		o.Color = a.out.terminal && a.env.Getenv("NO_COLOR") == "" && a.env.Getenv("TERM") != "dumb"
+	}
+	if f.utc {
+		o.Location = time.UTC
+	}
+	return o
+}
+
+// warnings tells of filters that nothing can match.
+func (f *streamFlags) warnings() []string {
+	var list []string
+	traced := func(t events.Type) bool { return slices.Contains(f.filter.Types, t) }
+	if want := f.filter.Kinds; len(want) > 0 && !slices.ContainsFunc(kinds, func(k kind) bool {
+		return slices.Contains(want, k.kind) && traced(k.of)
+	}) {
+		list = append(list, fmt.Sprintf("--kind %s matches nothing here: --help shows the kinds", strings.Join(names(want), ",")))
+	}
+	if len(f.filter.Directions) > 0 && !traced(events.Reset) {
+		list = append(list, "--direction matches nothing here: only resets have one")
+	}
+	return list
+}
+
+// filterFlags returns the filters of the command line as they were given.
+func filterFlags(cmd *cobra.Command) string {
+	var words []string
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if !slices.Contains(f.Annotations[groupKey], groupFilter) || f.Name == "event" {
+			return
+		}
+		word := "--" + f.Name
+		if f.Value.Type() != "bool" {
+			word += " " + quoted(f.Value.String())
+		}
+		words = append(words, word)
+	})
+	return strings.Join(words, " ")
+}
+
+// flagError makes one clear line of pflag's errors.
+func (a *app) flagError(cmd *cobra.Command, err error) error {
+	var (
+		unknown *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		invalid *pflag.InvalidValueError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return a.unknownFlag(cmd, unknown)
+	case errors.As(err, &missing):
+		f := missing.GetFlag()
+		name, usage := pflag.UnquoteUsage(f)
+		return usagef("--%s needs a value: %s (%s)", f.Name, name, usage)
+	case errors.As(err, &invalid):
+		f := invalid.GetFlag()
+		cause := invalid.Unwrap()
+		if f.Value.Type() == "bool" {
+			cause = errors.New("it is true or false")
+		}
+		return usagef("--%s %s: %w", f.Name, quoted(invalid.GetValue()), cause)
+	}
+	return usageError{err}
+}
+
+func (a *app) unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
+	name := err.GetSpecifiedName()
+	if err.GetSpecifiedShortnames() != "" {
+		name = "-" + name
+	} else {
+		name = "--" + name
+	}
+	if !cmd.HasParent() {
+		// What is wrong may be the command before the flag.
+		if !strings.HasPrefix(a.args[0], "-") {
+			return a.noCommand(cmd, a.args)
+		}
+		return usagef("unknown flag %s: flags of a command follow it, as in tcptrace retrans --port 443", quoted(name))
+	}
+	text := "unknown flag " + quoted(name)
+	near := ""
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if near == "" && resembles("--"+f.Name, name) {
+			near = f.Name
+		}
+	})
+	if near != "" {
+		text += ": did you mean --" + near + "?"
+	}
+	return usageError{errors.New(text)}
+}
+
+// resembles reports whether a and b differ by one character that was typed
+// wrongly, left out, or added.
+func resembles(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	switch len(b) - len(a) {
+	case 0:
+		return i < len(a) && a[i+1:] == b[i+1:]
+	case 1:
+		return a[i:] == b[i+1:]
+	}
+	return false
+}

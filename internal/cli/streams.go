@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/internal/live"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/format"
+)
+
+// stream is a command that shows events.
+type stream struct {
+	name, short, long string
+	example           string
+	types             []events.Type
+	choice            bool // has --event
+}
+
+var streams = []stream{
+	{
+		name:  "retrans",
+		short: "retransmissions, live",
+		long: `Shows each TCP segment that this host sends again: why, how often already, how
+long until the next attempt, and the process that owns the connection.`,
+		example: `tcptrace retrans --rport 443                    # to HTTPS servers
+tcptrace retrans --kind rto,syn -o wide         # time-outs, with all details
+tcptrace retrans --where 'attempt >= 3'         # connections that hang
+tcptrace retrans --addr 10.0.0.0/8 -d 1m -o csv > retrans.csv`,
+		types: []events.Type{events.Retransmit},
+	},
+	{
+		name:  "resets",
+		short: "resets sent and received, live",
+		long: `Shows each TCP reset that this host sends or receives: what made it, in which
+state it hit the connection, and the process that owns it.`,
+		example: `tcptrace resets --direction received            # who resets us
+tcptrace resets --kind refused --lport 0-1023   # connections to closed ports
+tcptrace resets --comm nginx -o json | jq .kind
+tcptrace resets --where 'state == "ESTABLISHED"'`,
+		types: []events.Type{events.Reset},
+	},
+	{
+		name:  "states",
+		short: "TCP state changes, live",
+		long:  `Shows each change of a TCP socket's state, and the error that ended a connection.`,
+		example: `tcptrace states --state ESTABLISHED             # connections that come and go
+tcptrace states --state SYN_SENT --rport 5432   # attempts to reach PostgreSQL
+tcptrace states --where 'has(error)'            # connections that failed`,
+		types: []events.Type{events.StateChange},
+	},
+	{
+		name:  "events",
+		short: "retransmissions, resets and state changes, live; --event chooses",
+		long:  `Shows retransmissions, resets and state changes together, in the order in which they happened.`,
+		example: `tcptrace events --port 8443                     # all that happens at one port
+tcptrace events --event retransmit,reset        # trouble only
+tcptrace events --pid 4711 -o json > trace.json`,
+		types:  filter.Types(),
+		choice: true,
+	},
+}
+
+func (a *app) streamCommand(s stream) *cobra.Command {
+	f := streamFlags{filter: filter.Spec{Types: s.types}}
+	cmd := &cobra.Command{
+		Use:     s.name,
+		GroupID: groupTrace,
+		Short:   s.short,
+		Long:    s.long,
+		Example: s.example,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(f.chosen) > 0 {
+				f.filter.Types = f.chosen
+			}
+			return a.trace(cmd, &f, nil)
+		},
+	}
+	f.addFilter(cmd, s)
+	f.addOutput(cmd)
+	f.addStop(cmd)
+	f.addLive(cmd)
+	return cmd
+}
+
+// Demo is trouble on this host, for the demo command to trace.
+type Demo interface {
+	// NetNS is the inode number of the namespace where it happens.
+	NetNS() uint32
+	// Run makes it happen. It calls say with a line about what it does next,
+	// and settle to wait until the events of what it did are shown.
+	Run(ctx context.Context, say func(string), settle func(context.Context) error) error
+	// Close removes all that is left of it.
+	Close() error
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	f := streamFlags{filter: filter.Spec{Types: filter.Types()}}
+	cmd := &cobra.Command{
+		Use:     "demo",
+		GroupID: groupTrace,
+		Short:   "makes real trouble in a throwaway network namespace and traces it",
+		Long: `Makes real trouble - lost segments, refused and reset connections - in a network
+namespace of its own, traces it, and removes the namespace. The host's own
+connections are neither touched nor shown.`,
+		Example: `tcptrace demo
+tcptrace demo -o json | jq .kind`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			demo, err := a.env.Demo(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, demo.Close()) }()
+			f.filter.NetNS = []uint32{demo.NetNS()}
+			return a.trace(cmd, &f, demo)
+		},
+	}
+	f.addOutput(cmd)
+	f.addLive(cmd)
+	return cmd
+}
+
+// trace shows events until the user, a flag, or the end of the demo, which may
+// be nil, ends it.
+func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
+	keep, err := f.filter.Match()
+	if err != nil {
+		return usagef("--where: %w", err)
+	}
+	printer, err := format.New(f.format(a))
+	if err != nil {
+		return usagef("--columns: %w", err)
+	}
+	for _, w := range f.warnings() {
+		a.say("warning: %s", w)
+	}
+
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	src, err := a.env.Open(ctx, live.Options{Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // interrupted before anything was traced
+		}
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+
+	if f.duration > 0 {
+		ctx, cancel = context.WithTimeout(ctx, f.duration)
+		defer cancel()
+	}
+	if !f.quiet {
+		a.say("%s", f.banner(cmd, demo != nil))
+	}
+	o := pipeline.Options{
+		Keep:    keep,
+		Printer: printer,
+		Out:     a.out,
+		Count:   f.count,
+		Idle:    func() error { return checkOpen(a.env.Stdout) },
+	}
+	var play *performance
+	if demo != nil {
+		play = a.perform(ctx, demo, f.quiet, cancel)
+		o.Idle = func() error { play.idle(); return checkOpen(a.env.Stdout) }
+	}
+	if !printer.ShowsLost() {
+		o.Warn = func(e *events.Event) { a.say("%s", format.LostText(e)) }
+	}
+	sum, err := pipeline.Run(ctx, src, o)
+	if play != nil {
+		cancel()
+		err = errors.Join(err, play.wait())
+	}
+	if !f.quiet && f.output != format.JSON && a.out.err == nil && !errors.Is(err, errClosed) {
+		a.say("%s", format.SummaryText(&sum))
+	}
+	if f.strict && sum.Lost > 0 && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
+		return lostError(sum.Lost)
+	}
+	return err
+}
+
+// performance is a demo under way.
+type performance struct {
+	moments chan struct{} // an idle moment, if settle waits for one
+	running sync.WaitGroup
+	err     error
+}
+
+// perform starts the demo, and calls done when it has ended.
+func (a *app) perform(ctx context.Context, demo Demo, quiet bool, done func()) *performance {
+	p := &performance{moments: make(chan struct{})}
+	say := func(line string) {
+		if !quiet {
+			a.say("%s", line)
+		}
+	}
+	p.running.Go(func() {
+		defer done()
+		defer func() {
+			if v := recover(); v != nil {
+				a.reportPanic(v)
+				p.err = errors.New("the demo failed")
+			}
+		}()
+		if err := demo.Run(ctx, say, p.settle); err != nil && ctx.Err() == nil {
+			p.err = err
+		}
+	})
+	return p
+}
+
+// idle is called when all events so far have been shown.
+func (p *performance) idle() {
+	select {
+	case p.moments <- struct{}{}:
+	default:
+	}
+}
+
+// settle waits for the second idle moment from now: the first may belong to a
+// look for events that began before.
+func (p *performance) settle(ctx context.Context) error {
+	for range 2 {
+		select {
+		case <-p.moments:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// wait returns the demo's error, which is nil if it was interrupted.
+func (p *performance) wait() error {
+	p.running.Wait()
+	return p.err
+}
+
+var nouns = map[events.Type]string{
+	events.Retransmit: "retransmissions", events.Reset: "resets", events.StateChange: "state changes",
+}
+
+// banner says what is traced, and how to stop.
+func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
+	var what []string
+	for _, t := range f.filter.Types {
+		what = append(what, nouns[t])
+	}
+	text := "tracing " + enumerate(what)
+	switch {
+	case demo:
+		return text + " in a network namespace made for it; Ctrl-C stops before the end"
+	case len(f.filter.NetNS) == 0:
+		text += " in all network namespaces"
+	}
+	if flags := filterFlags(cmd); flags != "" {
+		text += " with " + flags
+	}
+	var ends []string
+	if f.count > 0 {
+		ends = append(ends, fmt.Sprintf("after -c %d", f.count))
+	}
+	if f.duration > 0 {
+		ends = append(ends, "after "+shortDuration(f.duration))
+	}
+	return text + "; stops " + strings.Join(append(ends, "with Ctrl-C"), " or ")
+}
+
+// shortDuration writes 1m where Duration.String has 1m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// enumerate joins words: "a, b and c".
+func enumerate(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " and " + words[last]
+}

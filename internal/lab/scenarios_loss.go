@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stalled has the receiver of an established connection ignore everything until the sender has retransmitted by
+// time-out so often, each time waiting twice as long. Then it listens again and the next time-out repairs the loss.
+func Stalled(ctx context.Context, p Place, timeouts int) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.Establish(ctx) },
+			func() error { return a.Server.Blackhole(true) },
+			func() error { return a.Client.Send(ctx, make([]byte, 100)) },
+			func() error { return a.Server.WaitDrops(ctx, 1+timeouts) },
+			func() error { return a.Server.Blackhole(false) },
+			func() error { return a.Server.Discard(ctx, 100) })
+		if err != nil {
+			return err
+		}
+		a.Expect(timeouts+1, Retransmit, Client, "rto")
+		return a.Finish(ctx)
+	})
+}
+
+// tail is the length of the segment that a scenario loses once, unlike that of the others.
+const tail = 777
+
+// TailLoss loses the last segments of a burst, one or two. No later segment draws attention to the gap: the sender's
+// tail loss probe, a repetition of the last segment, does so before the retransmission timer would. If there were two,
+// the acknowledgement of the last has the other repaired by fast retransmission.
+func TailLoss(ctx context.Context, p Place, segments int) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		burst := []int{1000, 1000}
+		for range segments {
+			burst = append(burst, tail)
+		}
+		err := InTurn(
+			func() error { return a.Establish(ctx) },
+			func() error { return a.Server.Attach(DropOriginal(tail)) },
+			func() error { return a.Burst(ctx, burst...) })
+		if err != nil {
+			return err
+		}
+		a.Expect(1, Retransmit, Client, "tlp")
+		if segments > 1 {
+			a.Expect(segments-1, Retransmit, Client, "fast")
+		}
+		return a.Finish(ctx)
+	}, "net.ipv4.tcp_ecn", "1", "net.ipv4.tcp_early_retrans", "3")
+}
+
+// FastRetransmit loses a segment in the midst of others; the acknowledgements of those that follow tell the sender at
+// once.
+func FastRetransmit(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.Establish(ctx) },
+			func() error { return a.Server.Attach(DropOriginal(tail)) },
+			func() error { return a.Burst(ctx, 1000, tail, 1000, 1000, 1000, 1000) })
+		if err != nil {
+			return err
+		}
+		a.Expect(1, Retransmit, Client, "fast")
+		return a.Finish(ctx)
+	}, "net.ipv4.tcp_ecn", "1")
+}
+
+// burst sends segments of the given lengths and waits until the server has them all.
+func (a *Act) burst(ctx context.Context, lengths ...int) error {
+	total := 0
+	for _, n := range lengths {
+		if err := a.Client.Send(ctx, make([]byte, n)); err != nil {
+			return err
+		}
+		total += n
+	}
+	return a.Server.Discard(ctx, total)
+}
+
+// LossyOptions are the options of Lossy.
+type LossyOptions struct {
+	// Bytes is the amount of data, Loss the share of segments that get lost.
+	Bytes int
+	Loss  float64
+	// SegmentSize is the greatest length of a segment, 0 the interface's.
+	SegmentSize int
+	// Bunches lets the sender handle many segments as one (TSO): a bunch is lost whole, and retransmitted as one event.
+	Bunches bool
+}
+
+// Lossy transfers data while the receiver loses some of it.
+func Lossy(ctx context.Context, p Place, o LossyOptions) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		if !o.Bunches {
+			if err := p.Client.SetSegments(p.Index, 1); err != nil {
+				return err
+			}
+			a.Later(func() error { return p.Client.SetSegments(p.Index, 65535) })
+		}
+		var options []option
+		if o.SegmentSize > 0 {
+			options = append(options, set(unix.SOL_TCP, unix.TCP_MAXSEG, o.SegmentSize))
+		}
+		err := InTurn(
+			func() error { return a.Establish(ctx, options...) },
+			func() error { return a.Server.Attach(DropRandom(o.Loss)) })
+		if err != nil {
+			return err
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- a.Client.Send(ctx, make([]byte, o.Bytes)) }()
+		if err := errors.Join(a.Server.Discard(ctx, o.Bytes), <-sent); err != nil {
+			return err
+		}
+		if err := a.Server.Detach(); err != nil {
+			return err
+		}
+		// The last acknowledgement may be on its way still.
+		info, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
+		if err != nil {
+			return err
+		}
+		segs := int(info.Total_retrans)
+		e := a.Expect(segs, Retransmit, Client, "fast", "rto", "loss", "tlp", "rack")
+		if e.Segs = segs; o.Bunches {
+			e.Min = min(1, segs)
+		}
+		return a.Finish(ctx)
+	}, "net.ipv4.tcp_early_retrans", "3")
+}
+
+// ShrunkWindow takes the receiver's window away while a segment is under way and lost. The retransmission timer then
+// sends that segment as a probe, without counting a time-out.
+func ShrunkWindow(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.Establish(ctx) },
+			func() error { return a.Server.Blackhole(true) },
+			func() error { return a.Client.Send(ctx, make([]byte, 100)) },
+			func() error { return a.Client.closeWindow() },
+			func() error { return a.Server.WaitDrops(ctx, 2) },
+			func() error { return a.Server.Blackhole(false) },
+			func() error { return a.Server.Discard(ctx, 100) })
+		if err != nil {
+			return err
+		}
+		a.Expect(2, Retransmit, Client, "probe")
+		return a.Finish(ctx)
+	})
+}
+
+// closeWindow makes the socket believe that its peer has announced a window of 0.
+func (s *Socket) closeWindow() error {
+	var w struct{ sndWl1, sndWnd, maxWindow, rcvWnd, rcvWup uint32 } // struct tcp_repair_window
+	if err := s.Set(unix.SOL_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_ON); err != nil {
+		return err
+	}
+	err := getsockopt(s.fd, unix.SOL_TCP, unix.TCP_REPAIR_WINDOW, unsafe.Pointer(&w), unsafe.Sizeof(w))
+	if err == nil {
+		w.sndWnd = 0
+		err = setsockopt(s.fd, unix.SOL_TCP, unix.TCP_REPAIR_WINDOW, unsafe.Pointer(&w), unsafe.Sizeof(w))
+	}
+	return errors.Join(err, s.Set(unix.SOL_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF_NO_WP))
+}
+
+// ZeroWindow sends more than the receiver has room for, until the sender has to probe a window that is closed, and
+// then reads it all. Window probes are no retransmissions and no tracepoint sees them.
+func ZeroWindow(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		const size = 1 << 20
+		err := InTurn(
+			func() error { return a.Listen() },
+			func() error { return a.Listener.Set(unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) },
+			func() error { return a.Start() },
+			func() error { return a.Accept(ctx) })
+		if err != nil {
+			return err
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- a.Client.Send(ctx, make([]byte, size)) }()
+		_, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Probes > 0 })
+		if err = errors.Join(err, a.Server.Discard(ctx, size), <-sent); err != nil {
+			return err
+		}
+		return a.Finish(ctx)
+	})
+}
+
+// OrphanFIN closes a connection whose peer has fallen silent. The socket has no owner any more while its FIN is sent
+// again and again, here until tcp_orphan_retries ends it.
+func OrphanFIN(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.Establish(ctx) },
+			func() error { return a.Server.Blackhole(true) },
+			func() error { return a.Client.Close() },
+			func() error { return p.Client.gone(ctx, a.Conn().Client.Addr.Port()) },
+			func() error { return a.Server.Vanish() })
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+		a.Expect(2, Retransmit, Client, "rto")
+		return nil
+	}, "net.ipv4.tcp_orphan_retries", "1")
+}
+
+// UserTimeout sends to a peer that has fallen silent, with TCP_USER_TIMEOUT of a second: then the connection is over,
+// with ETIMEDOUT and without a reset.
+func UserTimeout(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.Establish(ctx, set(unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 1000)) },
+			func() error { return a.Server.Blackhole(true) },
+			func() error { return a.Client.Send(ctx, make([]byte, 100)) },
+			func() error { return fails(ctx, a.Client, unix.ETIMEDOUT) })
+		if err != nil {
+			return err
+		}
+		info, err := a.Client.Info()
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+		a.Expect(int(info.Total_retrans), Retransmit, Client, "rto")
+		return a.Server.Vanish()
+	})
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package format
+
+import (
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// Type is the type of a column's values, as JSON and the filter language see it.
+type Type uint8
+
+// The types.
+const (
+	String Type = iota + 1 // text; a string in JSON
+	Int                    // a count or a number of the protocol; a JSON integer
+	Float                  // a duration in milliseconds; a JSON number
+	Bool                   // true or false
+	Hex                    // an id that can exceed 2^53: hexadecimal text without 0x, as ss -e prints it
+	Time                   // text: RFC 3339, UTC, always nine digits of nanoseconds, so that texts order as times do
+)
+
+var typeNames = [...]string{String: "string", Int: "int", Float: "float", Bool: "bool", Hex: "hex", Time: "time"}
+
+// String returns the name, in lower case; "" for a number without one.
+func (t Type) String() string {
+	if int(t) < len(typeNames) {
+		return typeNames[t]
+	}
+	return ""
+}
+
+// Value is what an event has in one column. Its zero value is absent, which
+// means unknown.
+//
+// A Value may refer to its event: use it before the event changes. What the
+// accessors return is independent of the event.
+type Value struct {
+	kind valueKind
+	num  uint64
+	ref  any // a pointer into the event
+}
+
+// Three small fields, because a larger struct is passed through memory, which
+// costs more than all the rest.
+
+// valueKind says which member of a Value counts, and how. Only unsafeText and
+// process may hold characters that must be escaped.
+type valueKind uint8
+
+const (
+	absent     valueKind = iota
+	integer              // num
+	duration             // num: nanoseconds, an int64
+	boolean              // num: 0 or 1
+	hexNumber            // num
+	timestamp            // num: ns since the epoch, an int64
+	address              // ref: *netip.Addr
+	unsafeText           // ref: *string, which someone else chose
+	process              // ref: *events.Comm
+
+	// num: a number that has a name; see name.
+	eventType
+	tcpState
+	eventKind
+	phase
+	caState
+	direction
+	tcpFlags
+	errno
+)
+
+// name returns the name of a number; "" for one without.
+func name(kind valueKind, num uint64) string {
+	switch kind {
+	case eventType:
+		return events.Type(num).String()
+	case tcpState:
+		return events.State(num).String()
+	case eventKind:
+		return events.Kind(num).String()
+	case phase:
+		return events.Phase(num).String()
+	case caState:
+		return events.CAState(num).String()
+	case direction:
+		return events.Direction(num).String()
+	case tcpFlags:
+		return flagsText(events.Flags(num))
+	case errno:
+		return events.Errno(num).String()
+	}
+	return ""
+}
+
+// flagsText returns what Flags.String does, without allocating.
+func flagsText(f events.Flags) string { return allFlags()[f&(1<<9-1)] }
+
+var allFlags = sync.OnceValue(func() *[1 << 9]string {
+	t := new([1 << 9]string)
+	for f := range t {
+		t[f] = events.Flags(f).String()
+	}
+	return t
+})
+
+// The constructors. A false ok, or what means unknown in a type that can say
+// so, makes an absent Value.
+
+func numberValue(kind valueKind, num uint64, ok bool) Value {
+	if !ok {
+		return Value{}
+	}
+	return Value{kind: kind, num: num}
+}
+
+func intValue[T uint8 | uint16 | uint32 | uint64](n T, ok bool) Value {
+	return numberValue(integer, uint64(n), ok)
+}
+
+func durationValue(d time.Duration, ok bool) Value {
+	return numberValue(duration, uint64(d), ok)
+}
+
+func boolValue(v, ok bool) Value {
+	if v {
+		return numberValue(boolean, 1, ok)
+	}
+	return numberValue(boolean, 0, ok)
+}
+
+func nameValue[T ~uint8](kind valueKind, n T) Value {
+	return numberValue(kind, uint64(n), n != 0 && name(kind, uint64(n)) != "")
+}
+
+func textValue(s *string) Value {
+	if *s == "" {
+		return Value{}
+	}
+	return Value{kind: unsafeText, ref: s}
+}
+
+func commValue(c *events.Comm) Value {
+	if c[0] == 0 {
+		return Value{}
+	}
+	return Value{kind: process, ref: c}
+}
+
+func addrValue(a *netip.Addr) Value {
+	if !a.IsValid() {
+		return Value{}
+	}
+	return Value{kind: address, ref: a}
+}
+
+// Present reports whether the event has the value.
+func (v Value) Present() bool { return v.kind != absent }
+
+// Int returns the value of an [Int] column.
+func (v Value) Int() (n int64, ok bool) {
+	if v.kind != integer {
+		return 0, false
+	}
+	return int64(v.num), true
+}
+
+// Float returns the value of a [Float] column, in milliseconds, or of an [Int]
+// column.
+func (v Value) Float() (f float64, ok bool) {
+	switch v.kind {
+	case duration:
+		return float64(int64(v.num)) / 1e6, true
+	case integer:
+		return float64(v.num), true
+	}
+	return 0, false
+}
+
+// Bool returns the value of a [Bool] column.
+func (v Value) Bool() (b, ok bool) {
+	return v.kind == boolean && v.num != 0, v.kind == boolean
+}
+
+// Text returns the value of a [String], [Hex] or [Time] column: what JSON has
+// between the quotes, but not escaped, and with invalid UTF-8 as it is. It
+// allocates for addresses, process names, [Hex] and [Time].
+func (v Value) Text() (s string, ok bool) {
+	switch v.kind {
+	case absent, integer, duration, boolean:
+		return "", false
+	case unsafeText:
+		return *v.ref.(*string), true
+	case process:
+		return v.ref.(*events.Comm).String(), true
+	case hexNumber, timestamp, address:
+		return string(v.appendPlain(nil)), true
+	}
+	return name(v.kind, v.num), true
+}
+
+// appendPlain appends a value that needs no escaping the way that JSON and CSV
+// write it, without quotes.
+func (v Value) appendPlain(b []byte) []byte {
+	switch v.kind {
+	case integer:
+		return strconv.AppendUint(b, v.num, 10)
+	case duration:
+		return appendDecimal(b, int64(v.num), 6)
+	case boolean:
+		return strconv.AppendBool(b, v.num != 0)
+	case hexNumber:
+		return strconv.AppendUint(b, v.num, 16)
+	case timestamp:
+		return appendTimestamp(b, int64(v.num))
+	case address:
+		return v.ref.(*netip.Addr).Unmap().AppendTo(b)
+	}
+	return append(b, name(v.kind, v.num)...)
+}
+
+// appendDecimal appends n/10^places, without zeros at the end.
+func appendDecimal(b []byte, n int64, places int) []byte {
+	u := uint64(n)
+	if n < 0 {
+		b = append(b, '-')
+		u = -u
+	}
+	unit := uint64(1)
+	for range places {
+		unit *= 10
+	}
+	b = strconv.AppendUint(b, u/unit, 10)
+	if u %= unit; u != 0 {
+		b = append(b, '.')
+		for u%10 == 0 {
+			u /= 10
+			places--
+		}
+		b = appendDigits(b, u, places)
+	}
+	return b
+}
+
+// appendDigits appends the last width decimal digits of n.
+func appendDigits(b []byte, n uint64, width int) []byte {
+	at := len(b) + width
+	for range width {
+		b = append(b, '0')
+	}
+	for i := at - 1; n > 0 && i >= at-width; i-- {
+		b[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return b
+}
+
+// appendTimestamp appends ns since the epoch as RFC 3339, UTC, with nine
+// digits of nanoseconds.
+func appendTimestamp(b []byte, ns int64) []byte {
+	t := time.Unix(0, ns).UTC()
+	b = appendDate(b, t)
+	b = append(b, 'T')
+	b = appendClock(b, t)
+	b = append(b, '.')
+	b = appendDigits(b, uint64(t.Nanosecond()), 9)
+	return append(b, 'Z')
+}
+
+func appendDate(b []byte, t time.Time) []byte {
+	year, month, day := t.Date()
+	b = appendDigits(b, uint64(year), 4)
+	b = append(b, '-')
+	b = appendDigits(b, uint64(month), 2)
+	b = append(b, '-')
+	return appendDigits(b, uint64(day), 2)
+}
+
+func appendClock(b []byte, t time.Time) []byte {
+	hour, minute, second := t.Clock()
+	b = appendDigits(b, uint64(hour), 2)
+	b = append(b, ':')
+	b = appendDigits(b, uint64(minute), 2)
+	b = append(b, ':')
+	return appendDigits(b, uint64(second), 2)
+}
