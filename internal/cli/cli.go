@@ -132,14 +132,18 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 // errClosed says that nobody reads stdout any more.
 var errClosed = errors.New("standard output is closed")
 
-// output is stdout. It remembers its first error.
+// output is stdout. It remembers its first error. The demo writes to it beside
+// the events.
 type output struct {
+	mu       sync.Mutex
 	w        io.Writer
 	terminal bool
 	err      error
 }
 
 func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	n, err := o.w.Write(b)
 	if err != nil && o.err == nil {
 		o.err = err

@@ -106,7 +106,7 @@ type Demo interface {
 }
 
 func (a *app) demoCommand() *cobra.Command {
-	f := streamFlags{filter: filter.Spec{Types: filter.Types()}}
+	f := streamFlags{filter: filter.Spec{Types: []events.Type{events.Retransmit, events.Reset}}}
 	cmd := &cobra.Command{
 		Use:     "demo",
 		GroupID: groupTrace,
@@ -174,7 +174,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	}
 	var play *performance
 	if demo != nil {
-		play = a.perform(ctx, demo, f.quiet, cancel)
+		play = a.perform(ctx, demo, f, cancel)
 		o.Idle = func() error { play.idle(); return checkOpen(a.env.Stdout) }
 	}
 	if !printer.ShowsLost() {
@@ -202,10 +202,14 @@ type performance struct {
 }
 
 // perform starts the demo, and calls done when it has ended.
-func (a *app) perform(ctx context.Context, demo Demo, quiet bool, done func()) *performance {
+func (a *app) perform(ctx context.Context, demo Demo, f *streamFlags, done func()) *performance {
 	p := &performance{moments: make(chan struct{})}
 	say := func(line string) {
-		if !quiet {
+		switch {
+		case f.quiet:
+		case f.output == format.Table || f.output == format.Wide:
+			fmt.Fprintf(a.out, "\n# %s\n", line) // what fails here, the events' output finds out
+		default:
 			a.say("%s", line)
 		}
 	}

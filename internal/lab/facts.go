@@ -139,6 +139,8 @@ type Event struct {
 	Min, Max int
 	// Segs is the number of segments of all of them together, 0 if it is the number of events.
 	Segs int
+	// Err is the error with which retransmissions failed, as "EPERM" (6.17 and later; older kernels report none).
+	Err string
 	// Reason is the kernel's reason for a reset that was sent, without SK_RST_REASON_ (6.10 and later).
 	Reason string
 	// Merged says that the tracepoint fires though no reset arrived: it belongs to the reset that this end sends at the

@@ -7,8 +7,8 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,36 +26,35 @@ type Scenario struct {
 	Run func(ctx context.Context, p Place) (*Facts, error)
 }
 
-// A link is the set of sockets of a scenario with one connection.
-type link struct {
-	place                    Place
-	listener, client, server *Socket // the latest connection's
-	facts                    *Facts
+// An Act is a scenario being played: its sockets, and what it has done so far. The steps return the first error.
+type Act struct {
+	Place Place
+	// Listener, and the two ends of the latest connection. They are closed at the end.
+	Listener, Client, Server *Socket
+	Facts                    *Facts
 	cleanup                  []func() error
 }
 
-// conn is the latest connection.
-func (a *Act) conn() *Conn { return &a.Facts.Conns[len(a.Facts.Conns)-1] }
-
-// run gives body an empty link and cleans up after it, waits until everything has settled, and returns the facts.
-func run(ctx context.Context, p Place, body func(context.Context, *Act) error, settings ...string) (*Facts, error) {
+// Perform plays a scenario: it changes settings at both ends (name, value, ...), has body make the trouble, closes
+// everything, waits until it has settled, puts the settings back, and returns the facts. Without a deadline of its own
+// it takes a minute at most.
+func Perform(ctx context.Context, p Place, body func(context.Context, *Act) error, settings ...string) (*Facts, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	restore, err := p.with(settings...)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{place: p, facts: newFacts()}
+	a := &Act{Place: p, Facts: newFacts()}
 	before, err := p.counters()
-	if err != nil {
-		return nil, errors.Join(err, restore())
+	if err == nil {
+		err = body(ctx, a)
 	}
-	err = body(ctx, l)
 	if err != nil { // nothing more is promised, so leave as little as possible behind
 		err = errors.Join(err, a.Client.Vanish(), a.Server.Vanish())
 	}
 	err = errors.Join(err, a.Client.Close(), a.Server.Close(), a.Listener.Close())
-	for _, f := range a.cleanup {
+	for _, f := range slices.Backward(a.cleanup) {
 		err = errors.Join(err, f())
 	}
 	if err == nil {
@@ -77,13 +76,27 @@ func (p Place) counters() (c [2]map[string]uint64, err error) {
 	return c, err
 }
 
-// later has f called when the scenario is over.
-func (a *Act) later(f func() error) { a.cleanup = append(a.cleanup, f) }
+// InTurn runs steps until one fails.
+func InTurn(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-// listen makes the listener.
-func (a *Act) listen() error { return a.ListenFor(16, 0) }
+// Later has f called when the scenario is over. What is called for last comes first.
+func (a *Act) Later(f func() error) { a.cleanup = append(a.cleanup, f) }
 
-func (a *Act) listenFor(backlog, proto int) (err error) {
+// Conn is the latest connection.
+func (a *Act) Conn() *Conn { return &a.Facts.Conns[len(a.Facts.Conns)-1] }
+
+// Listen makes the listener.
+func (a *Act) Listen() error { return a.ListenFor(16, 0) }
+
+// ListenFor is Listen with a backlog and a protocol, 0 or IPPROTO_MPTCP.
+func (a *Act) ListenFor(backlog, proto int) (err error) {
 	a.Listener, err = a.Place.Server.listen(netip.AddrPortFrom(a.Place.bind(), 0), backlog, proto)
 	if err != nil {
 		return err
@@ -92,61 +105,51 @@ func (a *Act) listenFor(backlog, proto int) (err error) {
 	return nil
 }
 
-// An option prepares a client's socket before it connects.
-type option func(*Socket) error
+// An Option prepares a client's socket before it connects.
+type Option func(*Socket) error
 
-// newClient makes a socket at the client's side, of which small writes go out at once. An earlier one is closed when
-// the scenario is over.
-func (a *Act) newClient(proto int, options ...option) (err error) {
-	if a.Client != nil {
-		a.Later(a.Client.Close)
-	}
-	a.Client, err = a.Place.Client.Socket(a.Place.target(), proto)
-	if err != nil {
-		return err
-	}
-	for _, f := range append([]option{noDelay}, options...) {
-		if err := f(a.Client); err != nil {
-			return err
-		}
-	}
-	return nil
+// Set is an option that sets a socket option.
+func Set(level, name, value int) Option {
+	return func(s *Socket) error { return s.Set(level, name, value) }
 }
 
 func noDelay(s *Socket) error    { return s.Set(unix.SOL_TCP, unix.TCP_NODELAY, 1) }
 func blackholed(s *Socket) error { return s.Blackhole(true) }
 
-// set sets a socket option that takes a number.
-func set(level, name, value int) option {
-	return func(s *Socket) error { return s.Set(level, name, value) }
-}
-
 // bound binds a client to a port.
-func bound(p Place, port uint16) option {
-	any := netip.IPv4Unspecified()
+func bound(p Place, port uint16) Option {
+	from := netip.IPv4Unspecified()
 	if p.target().Is6() {
-		any = netip.IPv6Unspecified()
+		from = netip.IPv6Unspecified()
 	}
-	return func(s *Socket) error { return s.Bind(netip.AddrPortFrom(any, port)) }
+	return func(s *Socket) error { return s.Bind(netip.AddrPortFrom(from, port)) }
 }
 
-// start makes the client's socket and lets it send its first SYN.
-func (a *Act) start(options ...option) error { return a.StartBy((*Socket).Start, 0, options...) }
+// Start makes a client's socket, of which small writes go out at once, and lets it send its first SYN.
+func (a *Act) Start(options ...Option) error { return a.StartBy((*Socket).Start, 0, options...) }
 
-// startBy is start with another way to begin and another protocol.
-func (a *Act) startBy(begin func(*Socket, netip.AddrPort) error, proto int, options ...option) error {
-	if err := a.newClient(proto, options...); err != nil {
+// StartBy is Start with another way to begin, and with a protocol.
+func (a *Act) StartBy(begin func(*Socket, netip.AddrPort) error, proto int, options ...Option) (err error) {
+	if a.Client != nil {
+		a.Later(a.Client.Close)
+	}
+	if a.Client, err = a.Place.Client.Socket(a.Place.target(), proto); err != nil {
 		return err
 	}
+	for _, f := range append([]Option{noDelay}, options...) {
+		if err := f(a.Client); err != nil {
+			return err
+		}
+	}
 	c := Conn{Client: End{Cookie: a.Client.Cookie()}, Server: End{Addr: a.Facts.Listener}}
-	err := begin(a.Client, netip.AddrPortFrom(a.Place.target(), a.Facts.Listener.Port()))
+	err = begin(a.Client, netip.AddrPortFrom(a.Place.target(), a.Facts.Listener.Port()))
 	c.Client.Addr = a.Client.Local()
 	a.Facts.Conns = append(a.Facts.Conns, c)
 	return err
 }
 
-// accept waits until the connection is established and accepts it.
-func (a *Act) accept(ctx context.Context) (err error) {
+// Accept waits until the connection is established and accepts it.
+func (a *Act) Accept(ctx context.Context) (err error) {
 	if err := a.Client.Wait(ctx); err != nil {
 		return err
 	}
@@ -160,21 +163,24 @@ func (a *Act) accept(ctx context.Context) (err error) {
 	return noDelay(a.Server)
 }
 
-// establish makes a connection.
-func (a *Act) establish(ctx context.Context, options ...option) error {
-	if err := a.Listen(); err != nil {
-		return err
-	}
-	if err := a.Start(options...); err != nil {
-		return err
-	}
-	return a.Accept(ctx)
+// Establish makes the listener and a connection.
+func (a *Act) Establish(ctx context.Context, options ...Option) error {
+	return InTurn(
+		a.Listen,
+		func() error { return a.Start(options...) },
+		func() error { return a.Accept(ctx) })
 }
 
-// paths notes which way the connection's sockets went.
-func (a *Act) paths(client, server string) {
-	c := a.Conn()
-	c.Client.States, c.Server.States = client, server
+// Burst sends segments of the given lengths and waits until the server has them all.
+func (a *Act) Burst(ctx context.Context, lengths ...int) error {
+	total := 0
+	for _, n := range lengths {
+		if err := a.Client.Send(ctx, make([]byte, n)); err != nil {
+			return err
+		}
+		total += n
+	}
+	return a.Server.Discard(ctx, total)
 }
 
 // The ways of a connection that is closed as it should be, by the end that connected.
@@ -183,13 +189,13 @@ const (
 	passive = "LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT LAST_ACK CLOSE"
 )
 
-// finish closes the latest connection as it should be, the client first.
-func (a *Act) finish(ctx context.Context) error {
+// Finish closes the latest connection as it should be, the client first, and notes the states it went through.
+func (a *Act) Finish(ctx context.Context) error {
 	a.Paths(active, passive)
 	return CloseBoth(ctx, a.Client, a.Server)
 }
 
-// closeBoth closes two ends in turn, each waiting for the other's FIN.
+// CloseBoth closes two ends in turn, each waiting for the other's FIN.
 func CloseBoth(ctx context.Context, first, second *Socket) error {
 	return InTurn(
 		func() error { return first.Shutdown(unix.SHUT_WR) },
@@ -199,8 +205,14 @@ func CloseBoth(ctx context.Context, first, second *Socket) error {
 		func() error { return first.Close() })
 }
 
-// expect adds an event that happens exactly n times on the latest connection.
-func (a *Act) expect(n int, name string, side Side, kinds ...string) *Event {
+// Paths notes which way the latest connection's sockets went: see End.States.
+func (a *Act) Paths(client, server string) {
+	c := a.Conn()
+	c.Client.States, c.Server.States = client, server
+}
+
+// Expect notes an event that happens exactly n times, on the latest connection.
+func (a *Act) Expect(n int, name string, side Side, kinds ...string) *Event {
 	f := a.Facts
 	f.Events = append(f.Events, Event{
 		Name: name, Kinds: kinds, Side: side, Conn: len(f.Conns) - 1, Min: n, Max: n,
@@ -208,8 +220,8 @@ func (a *Act) expect(n int, name string, side Side, kinds ...string) *Event {
 	return &f.Events[len(f.Events)-1]
 }
 
-// sent adds a reset that one end sends because of reason, and that the other receives.
-func (a *Act) sent(from Side, kind, reason string) *Event {
+// ExpectReset notes a reset that one end sends because of reason, and that the other receives.
+func (a *Act) ExpectReset(from Side, kind, reason string) *Event {
 	to := Client
 	if from == Client {
 		to = Server
@@ -220,32 +232,7 @@ func (a *Act) sent(from Side, kind, reason string) *Event {
 	return e
 }
 
-// waitReset waits until s, which is not merely closed for receiving, has received a reset. An end that had seen the
-// other's FIN is told EPIPE.
+// waitReset waits until s has received a reset. An end that had seen the other's FIN is told EPIPE.
 func waitReset(ctx context.Context, s *Socket) error {
-	return fails(ctx, s, unix.ECONNRESET, unix.EPIPE)
-}
-
-// fails waits until the kernel gives up on s with one of the errors.
-func fails(ctx context.Context, s *Socket, want ...unix.Errno) error {
-	if err := s.ready(ctx, 0); err != nil { // an error alone
-		return err
-	}
-	err := s.Err()
-	for _, w := range want {
-		if errors.Is(err, w) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%v in place of %v", err, want)
-}
-
-// do runs steps until one fails.
-func InTurn(steps ...func() error) error {
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.WaitFailure(ctx, unix.ECONNRESET, unix.EPIPE)
 }

@@ -28,8 +28,8 @@ func Refused(ctx context.Context, p Place) (*Facts, error) {
 			return err
 		}
 		a.Paths("CLOSE SYN_SENT CLOSE", "")
-		a.Sent(Server, "refused", "NO_SOCKET").NoSocket = true
-		return fails(ctx, a.Client, unix.ECONNREFUSED)
+		a.ExpectReset(Server, "refused", "NO_SOCKET").NoSocket = true
+		return a.Client.WaitFailure(ctx, unix.ECONNREFUSED)
 	})
 }
 
@@ -47,9 +47,9 @@ type SYNBlackholeOptions struct {
 // SYNBlackhole connects to a listener that ignores everything.
 func SYNBlackhole(ctx context.Context, p Place, o SYNBlackholeOptions) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) (err error) {
-		var options []option
+		var options []Option
 		if o.GiveUp {
-			options = append(options, set(unix.SOL_TCP, unix.TCP_SYNCNT, o.Retries-o.Linear))
+			options = append(options, Set(unix.SOL_TCP, unix.TCP_SYNCNT, o.Retries-o.Linear))
 		}
 		err = InTurn(
 			a.Listen,
@@ -57,7 +57,7 @@ func SYNBlackhole(ctx context.Context, p Place, o SYNBlackholeOptions) (*Facts, 
 			func() error { return a.Start(options...) },
 			func() error { return a.Listener.WaitDrops(ctx, 1+o.Retries) })
 		if err == nil && o.GiveUp {
-			err = fails(ctx, a.Client, unix.ETIMEDOUT)
+			err = a.Client.WaitFailure(ctx, unix.ETIMEDOUT)
 		}
 		if err != nil {
 			return err
@@ -180,7 +180,7 @@ func PortsExhausted(ctx context.Context, p Place) (*Facts, error) {
 			return err
 		}
 		first := a.Client
-		a.Conn().Client.States, a.Conn().Server.States = active, passive
+		a.Paths(active, passive)
 		if err := a.Start(); !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("%v in place of %v", err, unix.EADDRNOTAVAIL)
 		}

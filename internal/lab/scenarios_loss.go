@@ -74,18 +74,6 @@ func FastRetransmit(ctx context.Context, p Place) (*Facts, error) {
 	}, "net.ipv4.tcp_ecn", "1")
 }
 
-// burst sends segments of the given lengths and waits until the server has them all.
-func (a *Act) burst(ctx context.Context, lengths ...int) error {
-	total := 0
-	for _, n := range lengths {
-		if err := a.Client.Send(ctx, make([]byte, n)); err != nil {
-			return err
-		}
-		total += n
-	}
-	return a.Server.Discard(ctx, total)
-}
-
 // LossyOptions are the options of Lossy.
 type LossyOptions struct {
 	// Bytes is the amount of data, Loss the share of segments that get lost.
@@ -106,9 +94,9 @@ func Lossy(ctx context.Context, p Place, o LossyOptions) (*Facts, error) {
 			}
 			a.Later(func() error { return p.Client.SetSegments(p.Index, 65535) })
 		}
-		var options []option
+		var options []Option
 		if o.SegmentSize > 0 {
-			options = append(options, set(unix.SOL_TCP, unix.TCP_MAXSEG, o.SegmentSize))
+			options = append(options, Set(unix.SOL_TCP, unix.TCP_MAXSEG, o.SegmentSize))
 		}
 		err := InTurn(
 			func() error { return a.Establish(ctx, options...) },
@@ -116,26 +104,53 @@ func Lossy(ctx context.Context, p Place, o LossyOptions) (*Facts, error) {
 		if err != nil {
 			return err
 		}
-		sent := make(chan error, 1)
-		go func() { sent <- a.Client.Send(ctx, make([]byte, o.Bytes)) }()
-		if err := errors.Join(a.Server.Discard(ctx, o.Bytes), <-sent); err != nil {
-			return err
-		}
-		if err := a.Server.Detach(); err != nil {
-			return err
-		}
-		// The last acknowledgement may be on its way still.
-		info, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
+		segs, err := a.bulk(ctx, o.Bytes)
 		if err != nil {
 			return err
 		}
-		segs := int(info.Total_retrans)
 		e := a.Expect(segs, Retransmit, Client, "fast", "rto", "loss", "tlp", "rack")
 		if e.Segs = segs; o.Bunches {
 			e.Min = min(1, segs)
 		}
 		return a.Finish(ctx)
 	}, "net.ipv4.tcp_early_retrans", "3")
+}
+
+// bulk transfers n bytes, takes the server's filter away, and returns how many segments were retransmitted.
+func (a *Act) bulk(ctx context.Context, n int) (segs int, err error) {
+	sent := make(chan error, 1)
+	go func() { sent <- a.Client.Send(ctx, make([]byte, n)) }()
+	if err := errors.Join(a.Server.Discard(ctx, n), <-sent, a.Server.Detach()); err != nil {
+		return 0, err
+	}
+	// The last acknowledgement may be on its way still.
+	info, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Total_retrans), nil
+}
+
+// Transfer transfers n bytes over whatever lies between client and server, in segments sent one by one, and closes the
+// connection. The retransmissions that it takes are expected to be of one of kinds.
+func Transfer(ctx context.Context, p Place, n int, kinds ...string) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		if err := p.Client.SetSegments(p.Index, 1); err != nil {
+			return err
+		}
+		a.Later(func() error { return p.Client.SetSegments(p.Index, 65535) })
+		if err := a.Establish(ctx); err != nil {
+			return err
+		}
+		segs, err := a.bulk(ctx, n)
+		if err != nil {
+			return err
+		}
+		if segs > 0 {
+			a.Expect(segs, Retransmit, Client, kinds...)
+		}
+		return a.Finish(ctx)
+	})
 }
 
 // ShrunkWindow takes the receiver's window away while a segment is under way and lost. The retransmission timer then
@@ -219,10 +234,10 @@ func OrphanFIN(ctx context.Context, p Place) (*Facts, error) {
 func UserTimeout(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
-			func() error { return a.Establish(ctx, set(unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 1000)) },
+			func() error { return a.Establish(ctx, Set(unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 1000)) },
 			func() error { return a.Server.Blackhole(true) },
 			func() error { return a.Client.Send(ctx, make([]byte, 100)) },
-			func() error { return fails(ctx, a.Client, unix.ETIMEDOUT) })
+			func() error { return a.Client.WaitFailure(ctx, unix.ETIMEDOUT) })
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func cut(ctx context.Context, p Place, from Side, kind, reason string, by func(c
 			return err
 		}
 		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
-		a.Sent(from, kind, reason)
+		a.ExpectReset(from, kind, reason)
 		if err := by(ctx, a); err != nil {
 			return err
 		}
@@ -61,12 +61,12 @@ func Keepalive(ctx context.Context, p Place) (*Facts, error) {
 		err := InTurn(
 			func() error {
 				return a.Establish(ctx,
-					set(unix.SOL_TCP, unix.TCP_KEEPIDLE, 1), set(unix.SOL_TCP, unix.TCP_KEEPINTVL, 1),
-					set(unix.SOL_TCP, unix.TCP_KEEPCNT, 1))
+					Set(unix.SOL_TCP, unix.TCP_KEEPIDLE, 1), Set(unix.SOL_TCP, unix.TCP_KEEPINTVL, 1),
+					Set(unix.SOL_TCP, unix.TCP_KEEPCNT, 1))
 			},
 			func() error { return a.Server.Blackhole(true) },
 			func() error { return a.Client.Set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) },
-			func() error { return fails(ctx, a.Client, unix.ETIMEDOUT) },
+			func() error { return a.Client.WaitFailure(ctx, unix.ETIMEDOUT) },
 			func() error { return a.Server.WaitDrops(ctx, 2) },
 			func() error { return a.Server.Vanish() })
 		if err != nil {
@@ -83,7 +83,7 @@ func Keepalive(ctx context.Context, p Place) (*Facts, error) {
 func Linger2(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
-			func() error { return a.Establish(ctx, set(unix.SOL_TCP, unix.TCP_LINGER2, -1)) },
+			func() error { return a.Establish(ctx, Set(unix.SOL_TCP, unix.TCP_LINGER2, -1)) },
 			func() error { return a.halfClose(ctx, unix.SHUT_WR) },
 			func() error { return a.Client.Close() },
 			func() error { return waitReset(ctx, a.Server) })
@@ -91,7 +91,7 @@ func Linger2(ctx context.Context, p Place) (*Facts, error) {
 			return err
 		}
 		a.halfPaths(true)
-		a.Sent(Client, "linger", "TCP_ABORT_ON_LINGER")
+		a.ExpectReset(Client, "linger", "TCP_ABORT_ON_LINGER")
 		return nil
 	})
 }
@@ -132,7 +132,7 @@ func ListenerClosed(ctx context.Context, p Place) (*Facts, error) {
 			return err
 		}
 		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
-		a.Sent(Server, "abort", "TCP_STATE")
+		a.ExpectReset(Server, "abort", "TCP_STATE")
 		return nil
 	})
 }
@@ -153,7 +153,7 @@ func Overflow(ctx context.Context, p Place) (*Facts, error) {
 		}
 		unlucky := a.Client
 		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "")
-		a.Sent(Server, "overflow", "INVALID_SYN")
+		a.ExpectReset(Server, "overflow", "INVALID_SYN")
 		err = InTurn(
 			func() error { return a.Start() },
 			func() error { return a.Client.Wait(ctx) },
@@ -220,7 +220,7 @@ func dataAfterClose(ctx context.Context, p Place, closed bool, closing func(cont
 			return err
 		}
 		a.halfPaths(closed)
-		a.Sent(Client, "data_after_close", "TCP_ABORT_ON_DATA")
+		a.ExpectReset(Client, "data_after_close", "TCP_ABORT_ON_DATA")
 		a.Expect(1, ReceiveReset, Client, "data_after_close").Merged = true
 		return nil
 	}, settings...)
@@ -240,7 +240,7 @@ func TimeWait(ctx context.Context, p Place) (*Facts, error) {
 			return err
 		}
 		a.halfPaths(true)
-		a.Sent(Client, "time_wait", "TCP_TIMEWAIT_SOCKET").NoSocket = true
+		a.ExpectReset(Client, "time_wait", "TCP_TIMEWAIT_SOCKET").NoSocket = true
 		return nil
 	})
 }

@@ -128,6 +128,20 @@ func (s *Socket) Err() error {
 	return nil
 }
 
+// WaitFailure waits until the kernel gives up on the socket, with one of the errors.
+func (s *Socket) WaitFailure(ctx context.Context, want ...unix.Errno) error {
+	if err := s.ready(ctx, 0); err != nil { // errors and hang-ups alone
+		return err
+	}
+	err := s.Err()
+	for _, w := range want {
+		if errors.Is(err, w) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%v in place of %v", err, want)
+}
+
 // ready waits for one of events, or for an error or hang-up.
 func (s *Socket) ready(ctx context.Context, events int16) error {
 	for {

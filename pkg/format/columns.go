@@ -22,6 +22,7 @@ type Column struct {
 	// Of tables only.
 	width  int                                    // what it starts with; at least that of Title
 	resets int                                    // the same where resets are shown, if it is more
+	grows  bool                                   // with a longer cell; others let it stand out of its line
 	paint  bool                                   // in the event's colour
 	cell   func(b []byte, e *events.Event) []byte // of a composite, instead of value
 }
@@ -82,13 +83,13 @@ var columns = []Column{
 	{Name: "family", Title: "IP", Type: Int, on: onSocket,
 		Doc:   "4 or 6: the version of IP on the wire",
 		value: func(e *events.Event) Value { return intValue(e.Family, e.Family != 0) }},
-	{Name: "laddr", Title: "LOCAL-ADDR", Type: String, on: onSocket, width: ipv4Width,
+	{Name: "laddr", Title: "LOCAL-ADDR", Type: String, on: onSocket, width: ipv4Width, grows: true,
 		Doc:   "local address; an IPv4-mapped one is shown as IPv4",
 		value: func(e *events.Event) Value { return addrValue(&e.LAddr) }},
 	{Name: "lport", Title: "LPORT", Type: Int, on: onSocket,
 		Doc:   "local port",
 		value: func(e *events.Event) Value { return intValue(e.LPort, e.LPort != 0) }},
-	{Name: "raddr", Title: "REMOTE-ADDR", Type: String, on: onSocket, width: ipv4Width,
+	{Name: "raddr", Title: "REMOTE-ADDR", Type: String, on: onSocket, width: ipv4Width, grows: true,
 		Doc:   "remote address; an IPv4-mapped one is shown as IPv4",
 		value: func(e *events.Event) Value { return addrValue(&e.RAddr) }},
 	{Name: "rport", Title: "RPORT", Type: Int, on: onSocket,

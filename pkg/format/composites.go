@@ -16,16 +16,18 @@ const (
 
 // composites are the columns of tables that put several into one.
 var composites = []Column{
-	{Name: "local", Title: "LOCAL", Type: String, on: onSocket, width: endpointWidth,
+	{Name: "local", Title: "LOCAL", Type: String, on: onSocket, width: endpointWidth, grows: true,
 		Doc:  "laddr and lport",
 		cell: func(b []byte, e *events.Event) []byte { return appendEndpoint(b, e.LAddr, e.LPort) }},
-	{Name: "remote", Title: "REMOTE", Type: String, on: onSocket, width: endpointWidth,
+	{Name: "remote", Title: "REMOTE", Type: String, on: onSocket, width: endpointWidth, grows: true,
 		Doc:  "raddr and rport",
 		cell: func(b []byte, e *events.Event) []byte { return appendEndpoint(b, e.RAddr, e.RPort) }},
+	{Name: "kind_attempt", Title: "KIND", Type: String, on: onRetransmit, width: len("synack 1"), paint: true,
+		Doc: "kind, and attempt where there is one", cell: appendKindAttempt},
 	{Name: "change", Title: "CHANGE", Type: String, on: onState, width: len("ESTABLISHED->CLOSE_WAIT"), paint: true,
 		Doc: "old_state and new_state", cell: appendChange},
 	{Name: "detail", Title: "DETAIL", Type: String, on: onSocket, width: len("SYN_SENT->CLOSE ECONNREFUSED"), paint: true,
-		Doc: "the most telling of kind, attempt, rto_ms, gives_up_in_ms, error, direction, state, old_state and new_state",
+		Doc: "the most telling of kind, attempt, rto_ms, error, direction, state, old_state and new_state",
 		cell: func(b []byte, e *events.Event) []byte {
 			switch e.Type {
 			case events.Retransmit:
@@ -77,24 +79,31 @@ func appendNameOr(b []byte, name string) []byte {
 	return append(b, name...)
 }
 
-// appendRetransmit appends such as "rto try 3, fails in 15m24s".
-func appendRetransmit(b []byte, e *events.Event) []byte {
+// appendKindAttempt appends such as "rto 3": the kind, and the number of the
+// time-out, where there is one.
+func appendKindAttempt(b []byte, e *events.Event) []byte {
 	start := len(b)
 	b = append(b, e.Kind.String()...)
 	if e.Attempt != 0 {
-		b = append(separate(b, start, " "), "try "...)
-		b = strconv.AppendUint(b, uint64(e.Attempt), 10)
+		b = strconv.AppendUint(separate(b, start, " "), uint64(e.Attempt), 10)
 	}
-	switch {
-	case e.Error != 0:
-		b = append(separate(b, start, ", "), "unsent: "...)
-		b = append(b, e.Error.String()...)
-	case e.Attempt != 0 && e.Has(events.HasGivesUp):
-		b = append(separate(b, start, ", "), "fails in "...)
-		b = appendDuration(b, e.GivesUp)
-	case e.Has(events.HasRTO):
-		b = append(separate(b, start, ", "), "RTO "...)
+	return b
+}
+
+// appendRetransmit appends such as "rto 3 RTO 1.02s ESTABLISHED".
+func appendRetransmit(b []byte, e *events.Event) []byte {
+	start := len(b)
+	b = appendKindAttempt(b, e)
+	if e.Error != 0 {
+		b = append(separate(b, start, " "), "unsent "...)
+		return append(b, e.Error.String()...)
+	}
+	if e.Has(events.HasRTO) {
+		b = append(separate(b, start, " "), "RTO "...)
 		b = appendDuration(b, e.RTO)
+	}
+	if state := e.State.String(); state != "" {
+		b = append(separate(b, start, " "), state...)
 	}
 	return b
 }
@@ -142,7 +151,7 @@ func tableSet(format string, list []events.Type) []string {
 	switch typesOf(list) {
 	case onRetransmit:
 		if narrow {
-			return []string{"time", "kind", "local", "remote", "rto_ms", "attempt", "gives_up_in_ms", "comm"}
+			return []string{"time", "kind_attempt", "state", "local", "remote", "rto_ms", "comm"}
 		}
 		return []string{"time", "kind", "phase", "state", "local", "remote",
 			"flags", "seq", "len", "segs", "attempt", "backoff", "rto_ms", "next_rto_ms", "gives_up_in_ms",

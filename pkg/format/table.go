@@ -11,7 +11,7 @@ import (
 
 // tableLayout prints a line of cells, one space apart; "-" is unknown.
 //
-// The width of a column grows with a cell that is longer, in steps, and stays.
+// The width of a column of addresses grows with a cell that is longer, in steps, and stays.
 type tableLayout struct {
 	columns  []tableColumn
 	wide     bool // times with the date
@@ -26,10 +26,7 @@ type tableColumn struct {
 	right bool
 }
 
-const (
-	growStep = 8  // few steps, so that the headings seldom come again
-	growMax  = 48 // the longest address and port; what is longer stands out of its column
-)
+const growStep = 8 // few steps, so that the headings seldom come again
 
 func newTable(chosen []Column, o Options) *tableLayout {
 	t := &tableLayout{wide: o.Format == Wide, location: o.Location, noHeader: o.NoHeader}
@@ -114,10 +111,8 @@ func (t *tableLayout) line(b []byte, e *events.Event) (_ []byte, grown bool) {
 		b = append(b, off...)
 
 		pad = max(0, c.width-width)
-		if width > c.width && (c.right || i < len(t.columns)-1) {
-			if w := min((width+growStep-1)/growStep*growStep, growMax); w > c.width {
-				c.width, grown = w, true
-			}
+		if c.grows && width > c.width && i < len(t.columns)-1 {
+			c.width, grown = (width+growStep-1)/growStep*growStep, true
 		}
 		if c.right {
 			b = indent(b, at, pad)

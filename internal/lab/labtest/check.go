@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
 
@@ -106,17 +108,20 @@ func checkEvents(f *lab.Facts, events []TraceEvent) error {
 				return e.Name != name || (e.Src.Port() == f.Listener.Port()) != (side == lab.Server)
 			})
 			least, most := 0, 0
-			var reasons []string
+			var reasons, errnos []string
 			for _, e := range f.Events {
 				if e.Name == name && e.Side == side {
 					least, most = least+e.Min, most+e.Max
-					reasons = append(reasons, e.Reason)
+					reasons, errnos = append(reasons, e.Reason), append(errnos, e.Err)
 				}
 			}
 			if len(got) < least || len(got) > most {
 				errs = append(errs, fmt.Errorf("%d %s at the %s, want %d..%d", len(got), name, side, least, most))
 			}
 			for _, e := range got {
+				if e.Err != 0 && !slices.Contains(errnos, unix.ErrnoName(unix.Errno(-e.Err))) {
+					errs = append(errs, fmt.Errorf("%v: want %v", e, errnos))
+				}
 				if e.Reason != "" && !slices.Contains(reasons, e.Reason) {
 					errs = append(errs, fmt.Errorf("%v: want %v", e, reasons))
 				}
@@ -134,9 +139,12 @@ func checkCounters(p lab.Place, f *lab.Facts, events []TraceEvent) error {
 		}
 		return n
 	}
-	var segs, syn int
+	var segs, syn, failed int
 	for _, e := range f.Events {
 		switch {
+		case e.Err == "EPERM": // counted, though nothing was sent
+			segs, syn, failed = segs+e.Min, syn+e.Min, failed+e.Min
+		case e.Err != "": // not counted
 		case e.Name == lab.RetransSYNACK:
 			segs, syn = segs+e.Min, syn+e.Min
 		case e.Name == lab.Retransmit && e.Segs > 0:
@@ -161,7 +169,7 @@ func checkCounters(p lab.Place, f *lab.Facts, events []TraceEvent) error {
 		name string
 		want int
 	}{
-		{"RetransSegs", segs}, {"TCPSynRetrans", syn}, {"OutRsts", resets}, {"EstabResets", cut}, {"TCPRetransFail", 0},
+		{"RetransSegs", segs}, {"TCPSynRetrans", syn}, {"OutRsts", resets}, {"EstabResets", cut}, {"TCPRetransFail", failed},
 	} {
 		if got := counted(c.name); got != c.want {
 			errs = append(errs, fmt.Errorf("the kernel counted %d %s, want %d", got, c.name, c.want))

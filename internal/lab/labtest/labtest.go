@@ -5,7 +5,13 @@
 package labtest
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
@@ -38,4 +44,60 @@ func Witness(t testing.TB) *Trace {
 		}
 	})
 	return trace
+}
+
+// Main is for TestMain: it runs the tests and fails if they leave a namespace, a tracing instance or a descriptor
+// behind.
+func Main(m *testing.M) {
+	root, err := tracefs() // it may keep a descriptor
+	if err != nil {
+		root = ""
+	}
+	before := openFiles()
+	code := m.Run()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var left []string
+	// The runtime's threads and poller end or begin when they like; only what stays counts.
+	if lab.Until(ctx, func() (bool, error) { left = leftBehind(root, before); return len(left) == 0, nil }) != nil {
+		fmt.Fprintln(os.Stderr, "left behind:", strings.Join(left, ", "))
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func leftBehind(root string, before map[string]int) (left []string) {
+	if root != "" {
+		instances, _ := filepath.Glob(filepath.Join(root, "instances", InstancePrefix()+"*"))
+		left = append(left, instances...)
+	}
+	own, _ := os.Readlink("/proc/self/ns/net")
+	threads, _ := filepath.Glob("/proc/self/task/*/ns/net")
+	for _, thread := range threads {
+		if ns, err := os.Readlink(thread); err == nil && ns != own {
+			left = append(left, thread+" "+ns)
+		}
+	}
+	for name, n := range openFiles() {
+		if n > before[name] {
+			left = append(left, fmt.Sprintf("%d of %s", n-before[name], name))
+		}
+	}
+	return left
+}
+
+// openFiles counts the process's descriptors by what they are, sockets without their number. The runtime's own do not
+// count.
+func openFiles() map[string]int {
+	n := map[string]int{}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		name, err := os.Readlink(fd)
+		if err != nil || strings.Contains(name, "anon_inode:[event") || strings.HasSuffix(name, "/fd") {
+			continue
+		}
+		kind, _, _ := strings.Cut(name, ":[")
+		n[kind]++
+	}
+	return n
 }
