@@ -313,6 +313,7 @@ func testStorm(t *testing.T, command, format, sink string) {
 	if code := p.end(); code != 0 {
 		t.Fatalf("exit code %d: %s", code, p.said.String())
 	}
+	t.Logf("user %v, system %v", p.cmd.ProcessState.UserTime(), p.cmd.ProcessState.SystemTime())
 	if sink == "pipe" {
 		stdout.Close()
 	} else {
