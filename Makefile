@@ -5,8 +5,6 @@
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 GO ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
 # The compiler is pinned: another one makes other, equally good, bytes.
 CLANG ?= clang-14
 C_FILES := $(wildcard bpf/*.c bpf/*.h)
@@ -20,7 +18,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 build: ## the static binary, ./tcptrace
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o tcptrace ./cmd/tcptrace
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o tcptrace ./cmd/tcptrace
 
 run: build ## build it and trace retransmissions and resets on this host
 	$(SUDO) ./tcptrace events --event retransmit,reset

@@ -37,6 +37,9 @@ var binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // for a user without rights
+		return "", err
+	}
 	path := filepath.Join(dir, "tcptrace")
 	cmd := exec.Command("go", "build", "-o", path, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -454,6 +457,45 @@ func TestFullDisk(t *testing.T) {
 	refuse(t, ns)
 	if code := p.end(); code != 1 || !strings.Contains(p.said.String(), "no space left") {
 		t.Errorf("exit code %d, said %q", code, p.said.String())
+	}
+}
+
+// What is missing is said in one line, with the remedy.
+func TestMissing(t *testing.T) {
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, script string
+		attr         syscall.SysProcAttr
+		want         string
+	}{
+		{"rights", `exec "$0" retrans`, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
+			"missing CAP_BPF and CAP_PERFMON: run it as root"},
+		{"rights of the demo", `exec "$0" demo`, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
+			"missing CAP_SYS_ADMIN: run it as root"},
+		{"BTF", `mount -t tmpfs none /sys/kernel/btf && exec "$0" retrans`, syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
+			"CONFIG_DEBUG_INFO_BTF"},
+		{"rights over the host", `exec "$0" retrans`,
+			syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER,
+				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}},
+			},
+			"user namespace"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command("/bin/sh", "-c", tt.script, path)
+			cmd.SysProcAttr = &tt.attr
+			out, err := cmd.CombinedOutput()
+			if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("%v in place of exit code 1", err)
+			}
+			if s := string(out); !strings.Contains(s, tt.want) || strings.Count(s, "\n") != 1 {
+				t.Errorf("said %q", s)
+			}
+		})
 	}
 }
 

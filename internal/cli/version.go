@@ -47,9 +47,9 @@ func (a *app) versionFields() any {
 
 func (a *app) versionText() string {
 	v := a.env.Version
-	text := "tcptrace"
-	if v.Version != "" {
-		text += " " + v.Version
+	text := "tcptrace " + v.Version
+	if v.Version == "" {
+		text += "devel"
 	}
 	if v.Commit != "" {
 		text += " (" + strings.TrimSpace(v.Commit+" "+v.Date) + ")"

@@ -6,7 +6,9 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
@@ -17,8 +19,11 @@ type Demo struct{ ns *lab.Namespace }
 // New makes the namespace. It needs CAP_SYS_ADMIN.
 func New(ctx context.Context) (*Demo, error) {
 	ns, err := lab.NewNamespace(ctx)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("missing CAP_SYS_ADMIN: run it as root (sudo tcptrace demo): %w", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("make a network namespace: %w", err)
+		return nil, err
 	}
 	return &Demo{ns}, nil
 }

@@ -319,7 +319,7 @@ func TestBunches(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		trace := labtest.Witness(t)
+		trace := labtest.Witness(t, p.Addr)
 		facts, err := lab.Lossy(t.Context(), p, lab.LossyOptions{
 			Bytes: 8 << 20, Loss: 0.05, SegmentSize: 1000, Bunches: bunches,
 		})

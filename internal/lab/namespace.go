@@ -277,19 +277,47 @@ func (n *Namespace) setUp() error {
 	return nil
 }
 
-// addLoopback6 gives lo the namespace's own IPv6 address. It fails on a kernel without IPv6.
+// addLoopback6 gives lo the namespace's own IPv6 address, at once usable. It fails on a kernel without IPv6.
 func (n *Namespace) addLoopback6() error {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	addr := n.own6().As16()
+	msg := []byte{unix.AF_INET6, 128, unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE} // struct ifaddrmsg
+	msg = binary.NativeEndian.AppendUint32(msg, 1)                              // lo is 1 in every namespace
+	msg = appendAttr(msg, unix.IFA_LOCAL, addr[:])
+	return rtnetlink(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg)
+}
+
+// rtnetlink sends a request in the calling thread's namespace and waits for the answer.
+func rtnetlink(kind, flags uint16, body []byte) error {
+	le := binary.NativeEndian
+	msg := le.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
+	msg = le.AppendUint16(msg, kind)
+	msg = le.AppendUint16(msg, flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	msg = append(msg, make([]byte, 8)...) // sequence, port
+	msg = append(msg, body...)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	req := struct { // struct in6_ifreq
-		addr      [16]byte
-		prefixLen uint32
-		ifindex   int32
-	}{n.own6().As16(), 128, 1} // lo is 1 in every namespace
-	return ioctl(fd, unix.SIOCSIFADDR, unsafe.Pointer(&req))
+	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	reply := make([]byte, 4096)
+	m, _, err := unix.Recvfrom(fd, reply, 0)
+	if err != nil {
+		return err
+	}
+	if m < unix.NLMSG_HDRLEN+4 || le.Uint16(reply[4:]) != unix.NLMSG_ERROR {
+		return errors.New("rtnetlink: unexpected answer")
+	}
+	return errnoErr(unix.Errno(-int32(le.Uint32(reply[unix.NLMSG_HDRLEN:]))))
+}
+
+// appendAttr appends a netlink attribute whose length is a multiple of 4.
+func appendAttr(msg []byte, kind uint16, value []byte) []byte {
+	msg = binary.NativeEndian.AppendUint16(msg, uint16(4+len(value)))
+	msg = binary.NativeEndian.AppendUint16(msg, kind)
+	return append(msg, value...)
 }
 
 // own4 is an address of 127.0.0.0/8 that stands for this namespace alone (its number's low 22 bits), so that a witness
@@ -340,51 +368,22 @@ func ethtool(ifname string, cmd, value uint32) error {
 }
 
 func ioctl(fd int, req uint, arg unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), uintptr(arg)); errno != 0 {
-		return errno
-	}
-	return nil
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), uintptr(arg))
+	return errnoErr(errno)
 }
 
 // SetSegments limits how many segments one socket buffer sent over an interface holds (IFLA_GSO_MAX_SEGS): with 1
 // every retransmission is one segment. Connections made before keep their limit.
-func (n *Namespace) SetSegments(ifindex int32, max uint32) error {
+func (n *Namespace) SetSegments(ifindex int32, most uint32) error {
 	const iflaGSOMaxSegs = 40
-	msg := make([]byte, 0, 40)
-	le := binary.NativeEndian
-	msg = le.AppendUint32(msg, unix.NLMSG_HDRLEN+unix.SizeofIfInfomsg+8)
-	msg = le.AppendUint16(msg, unix.RTM_NEWLINK)
-	msg = le.AppendUint16(msg, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
-	msg = le.AppendUint32(msg, 1) // sequence
-	msg = le.AppendUint32(msg, 0) // port
-	msg = append(msg, 0, 0, 0, 0) // family, padding, type
-	msg = le.AppendUint32(msg, uint32(ifindex))
-	msg = append(msg, make([]byte, 8)...) // flags, change
-	msg = le.AppendUint16(msg, 8)         // attribute
-	msg = le.AppendUint16(msg, iflaGSOMaxSegs)
-	msg = le.AppendUint32(msg, max)
-	return n.Do(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-			return fmt.Errorf("asking for %d segments: %w", max, err)
-		}
-		reply := make([]byte, 4096)
-		m, _, err := unix.Recvfrom(fd, reply, 0)
-		if err != nil {
-			return err
-		}
-		if m < unix.NLMSG_HDRLEN+4 || le.Uint16(reply[4:]) != unix.NLMSG_ERROR {
-			return errors.New("limiting segments: unexpected answer")
-		}
-		if errno := -int32(le.Uint32(reply[unix.NLMSG_HDRLEN:])); errno != 0 {
-			return fmt.Errorf("limiting segments of interface %d: %w", ifindex, unix.Errno(errno))
-		}
-		return nil
-	})
+	msg := binary.NativeEndian.AppendUint32(make([]byte, 4), uint32(ifindex)) // struct ifinfomsg
+	msg = append(msg, make([]byte, 8)...)
+	msg = appendAttr(msg, iflaGSOMaxSegs, binary.NativeEndian.AppendUint32(nil, most))
+	err := n.Do(func() error { return rtnetlink(unix.RTM_NEWLINK, 0, msg) })
+	if err != nil {
+		return fmt.Errorf("limiting interface %d to %d segments: %w", ifindex, most, err)
+	}
+	return nil
 }
 
 // Until calls cond until it is true, fails or ctx ends. It is for facts the kernel offers no way to wait for.

@@ -31,14 +31,14 @@ func play(ctx context.Context, s lab.Scenario, f lab.Family) (r played) {
 		return played{err: err}
 	}
 	defer func() { r.err = errors.Join(r.err, ns.Close()) }()
-	trace, err := labtest.StartTrace()
+	if r.place, r.err = ns.Loopback(f); r.err != nil {
+		return r
+	}
+	trace, err := labtest.StartTrace(r.place.Addr)
 	if err != nil {
 		return played{err: err}
 	}
 	defer func() { r.err = errors.Join(r.err, trace.Close()) }()
-	if r.place, r.err = ns.Loopback(f); r.err != nil {
-		return r
-	}
 	if r.facts, r.err = s.Run(ctx, r.place); r.err != nil {
 		return r
 	}

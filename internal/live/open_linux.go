@@ -197,31 +197,33 @@ func checkRights() error {
 			}
 		}
 	}
-	if eff&(1<<capSysAdmin) == 0 {
-		var missing []string
-		if eff&(1<<capBPF) == 0 {
-			missing = append(missing, "CAP_BPF")
-		}
-		if eff&(1<<capPerfmon) == 0 {
-			missing = append(missing, "CAP_PERFMON")
-		}
-		if len(missing) > 0 {
-			return fmt.Errorf("missing %s: run it as root (sudo tcptrace ...), or in a container with --cap-add BPF --cap-add PERFMON", strings.Join(missing, " and "))
-		}
+	if missing := missingCaps(eff); len(missing) > 0 {
+		return fmt.Errorf("missing %s: run it as root (sudo tcptrace ...), or in a container with --cap-add BPF --cap-add PERFMON", strings.Join(missing, " and "))
 	}
-	if mode := lockdown(); mode == "confidentiality" {
+	// A kernel without lockdown has no such file, and an unreadable one is no
+	// reason not to try.
+	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && lockdown(string(b)) == "confidentiality" {
 		return errors.New("kernel lockdown is in mode confidentiality, which forbids BPF to read kernel memory: boot with lockdown=integrity or without it")
 	}
 	return nil
 }
 
-// lockdown is the mode in force, "" if the kernel has none or won't tell.
-func lockdown() string {
-	b, err := os.ReadFile("/sys/kernel/security/lockdown")
-	if err != nil {
-		return ""
+// missingCaps names what a process with these effective capabilities lacks.
+func missingCaps(eff uint64) (missing []string) {
+	has := func(c int) bool { return eff&(1<<c) != 0 || eff&(1<<capSysAdmin) != 0 }
+	if !has(capBPF) {
+		missing = append(missing, "CAP_BPF")
 	}
-	_, after, _ := strings.Cut(string(b), "[")
+	if !has(capPerfmon) {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	return missing
+}
+
+// lockdown is the mode in force in the text of the kernel's file, such as
+// "none [integrity] confidentiality".
+func lockdown(text string) string {
+	_, after, _ := strings.Cut(text, "[")
 	mode, _, _ := strings.Cut(after, "]")
 	return mode
 }
@@ -233,7 +235,7 @@ func loadError(err error) error {
 	case errors.As(err, &ve):
 		return fmt.Errorf("the kernel's verifier rejects a BPF program; please report this with the kernel's version: %w", err)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("the kernel refuses BPF: it lacks a right that is not a capability of this process; a container's seccomp profile, an LSM or a user namespace may forbid it: %w", err)
+		return fmt.Errorf("the kernel refuses BPF: it lacks a right that is not a capability of this process; a container's seccomp profile, an LSM or a user namespace may forbid it: %w", unix.EPERM)
 	case errors.Is(err, unix.ENOMEM):
 		return fmt.Errorf("no memory for the ring buffer or the maps: try a smaller --buffer, or raise the locked memory limit (ulimit -l unlimited): %w", err)
 	}

@@ -16,33 +16,45 @@ import (
 )
 
 // A BlindSpot counts the events that no BPF program on this machine was shown: some kernels run none while the current
-// thread belongs to process 1, and a TCP timer or a packet interrupts whoever is running. A test of exact counts
-// demands: traced by BPF + blind = the kernel's counter. On stock kernels the blind spot is empty but the events of
-// process 1 are still counted here, so ask Blind whether this is such a kernel before adding.
+// thread belongs to process 1, and a TCP timer or a packet interrupts whoever is running. A test of exact counts on such
+// a machine demands: traced by BPF + blind = the kernel's counter. On stock kernels BPF programs do see these events, and
+// the blind spot is to be taken as empty; this package cannot tell the one kernel from the other.
 type BlindSpot struct {
-	trace   *Trace
-	mu      sync.Mutex
-	threads map[int]bool // every thread process 1 was seen to have
-	absent  bool
+	in     *instance // nil if there is no tracefs
+	mu     sync.Mutex
+	lines  []string
+	pid1   map[int]bool // every thread that process 1 was seen to have
+	absent bool
 }
 
 // StartBlindSpot starts to record the events that interrupt process 1. Where there is no tracefs it records nothing,
 // and Absent tells.
 func StartBlindSpot() (*BlindSpot, error) {
-	b := &BlindSpot{threads: map[int]bool{}}
-	trace, err := startTrace(func(t *Trace) error {
-		// Threads that come later are followed. So are processes that process 1 starts: Events leaves them out.
-		if err := t.write("options/event-fork", "1"); err != nil {
+	b := &BlindSpot{pid1: map[int]bool{}}
+	take := func(line string) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.lines = append(b.lines, line)
+	}
+	in, err := startInstance(take, func(in *instance) error {
+		// Threads that come later are followed. So are the processes that process 1 starts: Events leaves them out.
+		if err := in.write("options/event-fork", "1"); err != nil {
 			return err
 		}
-		if err := b.look(); err != nil {
-			return err
+		// A thread that is born while the list is being written has no forebear in it, so look again.
+		for range 2 {
+			if err := b.look(); err != nil {
+				return err
+			}
+			var ids []string
+			for tid := range b.pid1 {
+				ids = append(ids, strconv.Itoa(tid))
+			}
+			if err := in.write("set_event_pid", strings.Join(ids, " ")); err != nil {
+				return err
+			}
 		}
-		var ids []string
-		for tid := range b.threads {
-			ids = append(ids, strconv.Itoa(tid))
-		}
-		return t.write("set_event_pid", strings.Join(ids, " "))
+		return nil
 	})
 	if errors.Is(err, ErrNoTracefs) {
 		b.absent = true
@@ -51,26 +63,8 @@ func StartBlindSpot() (*BlindSpot, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.trace = trace
-	// A thread born between the two steps above has no forebear in the list; there is no atomic way.
-	if err := b.look(); err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	for tid := range b.threads {
-		if err := appendPid(trace, tid); err != nil {
-			return nil, errors.Join(err, b.Close())
-		}
-	}
+	b.in = in
 	return b, nil
-}
-
-func appendPid(t *Trace, tid int) error {
-	f, err := os.OpenFile(t.dir+"/set_event_pid", os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(strconv.Itoa(tid))
-	return errors.Join(err, f.Close())
 }
 
 // look notes the threads that process 1 has now.
@@ -83,7 +77,7 @@ func (b *BlindSpot) look() error {
 	defer b.mu.Unlock()
 	for _, e := range entries {
 		if tid, err := strconv.Atoi(e.Name()); err == nil {
-			b.threads[tid] = true
+			b.pid1[tid] = true
 		}
 	}
 	return nil
@@ -92,23 +86,29 @@ func (b *BlindSpot) look() error {
 // Absent says that nothing could be recorded: the counts are zero for want of a witness.
 func (b *BlindSpot) Absent() bool { return b.absent }
 
-// Events returns the events that interrupted process 1 and satisfy match, nil meaning all. The tracepoints print no
-// namespace: match by address (a lab namespace has addresses of its own) or by port.
+// Events returns the events so far that interrupted process 1 and satisfy match, nil meaning all. The tracepoints print
+// no namespace: match by address (a lab namespace has addresses of its own) or by port.
 func (b *BlindSpot) Events(match func(TraceEvent) bool) ([]TraceEvent, error) {
 	if b.absent {
 		return nil, nil
 	}
-	if err := b.look(); err != nil {
+	if err := errors.Join(b.in.sync(), b.look()); err != nil {
 		return nil, err
 	}
-	events, err := b.trace.Events()
-	if err != nil {
-		return nil, err
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var events []TraceEvent
+	for _, line := range b.lines {
+		e, err := parseTrace(line)
+		if err != nil {
+			return nil, err
+		}
+		own := e.TGID == 1 || e.TGID == 0 && b.pid1[e.TID]
+		if own && (match == nil || match(e)) {
+			events = append(events, e)
+		}
 	}
-	return slices.DeleteFunc(events, func(e TraceEvent) bool {
-		inPID1 := e.TGID == 1 || e.TGID == 0 && b.threads[e.TID]
-		return !inPID1 || match != nil && !match(e)
-	}), nil
+	return events, nil
 }
 
 // Count counts the events by tracepoint.
@@ -122,6 +122,11 @@ func (b *BlindSpot) Count(match func(TraceEvent) bool) (map[string]int, error) {
 }
 
 // Close ends the recording.
-func (b *BlindSpot) Close() error { return b.trace.Close() }
+func (b *BlindSpot) Close() error {
+	if b.absent {
+		return nil
+	}
+	return b.in.close()
+}
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

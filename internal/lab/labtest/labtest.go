@@ -7,6 +7,7 @@ package labtest
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,10 +32,10 @@ func Namespace(t testing.TB) *lab.Namespace {
 	return ns
 }
 
-// Witness starts a trace for the time of a test.
-func Witness(t testing.TB) *Trace {
+// Witness starts a trace for the time of a test: see StartTrace.
+func Witness(t testing.TB, addrs ...netip.Addr) *Trace {
 	t.Helper()
-	trace, err := StartTrace()
+	trace, err := StartTrace(addrs...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,14 +5,11 @@
 package labtest
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,10 +56,180 @@ func InstancePrefix() string { return fmt.Sprintf("tcptrace-lab-%d-", os.Getpid(
 
 var instances atomic.Int64
 
-// A Trace is a private tracefs instance with the five tracepoints: a witness that has nothing to do with BPF.
+// An instance is a private tracefs instance with the five tracepoints, read line by line as they come.
+type instance struct {
+	dir    string
+	line   func(string)
+	done   chan struct{}
+	stop   atomic.Bool
+	marker chan string
+	err    error // of the reader, to be looked at after done
+}
+
+// startInstance starts to record. prepare is called before the tracepoints are enabled, line for every line, by one
+// goroutine.
+func startInstance(line func(string), prepare func(*instance) error) (*instance, error) {
+	root, err := tracefs()
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{
+		dir:  filepath.Join(root, "instances", InstancePrefix()+strconv.FormatInt(instances.Add(1), 10)),
+		line: line, done: make(chan struct{}), marker: make(chan string, 64),
+	}
+	if err := os.Mkdir(in.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making a tracing instance: %w", err)
+	}
+	pipe := -1
+	err = in.setUp(prepare)
+	if err == nil {
+		pipe, err = unix.Open(filepath.Join(in.dir, "trace_pipe"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		close(in.done)
+		return nil, errors.Join(err, in.close())
+	}
+	go in.read(pipe)
+	return in, nil
+}
+
+func (in *instance) setUp(prepare func(*instance) error) error {
+	settings := [][2]string{
+		{"buffer_size_kb", "8192"},
+		{"buffer_percent", "0"}, // tell the reader of every event
+		{"trace_clock", "boot"},
+		{"options/record-tgid", "1"},
+	}
+	for _, s := range settings {
+		err := in.write(s[0], s[1])
+		if err != nil && (s[0] != "buffer_percent" || !errors.Is(err, os.ErrNotExist)) {
+			return err
+		}
+	}
+	_ = in.write("options/hash-ptr", "0") // real addresses, since 5.12
+	if err := prepare(in); err != nil {
+		return err
+	}
+	for _, tp := range Tracepoints {
+		if err := in.write("events/"+tp+"/enable", "1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (in *instance) write(name, value string) error {
+	// Not os.WriteFile: these files must not be created, and O_TRUNC empties some of them.
+	f, err := os.OpenFile(filepath.Join(in.dir, name), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("tracefs: %w", err)
+	}
+	_, err = f.WriteString(value)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("tracefs: %s: %w", name, err)
+	}
+	return nil
+}
+
+// read reads the pipe until the instance is stopped. It cannot be an os.File: not every kernel lets epoll wait for it.
+func (in *instance) read(pipe int) {
+	defer close(in.done)
+	defer unix.Close(pipe)
+	buf := make([]byte, 1<<16)
+	rest := 0
+	for !in.stop.Load() {
+		n, err := unix.Read(pipe, buf[rest:])
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || err == nil && n == 0 {
+			// In slices of time, for the sake of stop.
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}}, 20); err != nil && !errors.Is(err, unix.EINTR) {
+				in.err = err
+				return
+			}
+			continue
+		}
+		if err != nil {
+			in.err = fmt.Errorf("reading the trace: %w", err)
+			return
+		}
+		text := string(buf[:rest+n])
+		end := strings.LastIndexByte(text, '\n') + 1
+		for line := range strings.Lines(text[:end]) {
+			if _, mark, ok := strings.Cut(line, "tracing_mark_write: "); ok {
+				in.marker <- strings.TrimSpace(mark)
+				continue
+			}
+			in.line(line)
+		}
+		rest = copy(buf, text[end:])
+	}
+}
+
+// sync waits until everything that happened before has been read. It fails if the kernel lost events.
+func (in *instance) sync() error {
+	mark := "sync-" + strconv.FormatInt(instances.Add(1), 10)
+	if err := in.write("trace_marker", mark); err != nil {
+		return err
+	}
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case m := <-in.marker:
+			if m == mark {
+				return in.lost()
+			}
+		case <-in.done:
+			return errors.Join(errors.New("the trace was ended"), in.err)
+		case <-deadline:
+			return errors.Join(errors.New("the trace does not come to an end"), in.lost())
+		}
+	}
+}
+
+// lost fails if the ring buffer dropped or overwrote events.
+func (in *instance) lost() error {
+	files, err := filepath.Glob(filepath.Join(in.dir, "per_cpu/cpu*/stats"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b)) {
+			k, v, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			if (k == "overrun" || k == "commit overrun" || k == "dropped events") && v != "0" {
+				return fmt.Errorf("tracefs lost events: %s %s in %s", k, v, file)
+			}
+		}
+	}
+	return nil
+}
+
+// close ends the recording and removes the instance.
+func (in *instance) close() error {
+	in.stop.Store(true)
+	<-in.done
+	if err := in.write("tracing_on", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	err := os.Remove(in.dir)
+	for deadline := time.Now().Add(5 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // a user of the instance is just going away; there is nothing to wait for
+		err = os.Remove(in.dir)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// A Trace records the five tracepoints by tracefs: a witness that has nothing to do with BPF.
 type Trace struct {
-	dir     string
-	present map[string]bool
+	in     *instance
+	mu     sync.Mutex
+	events []TraceEvent
+	err    error
 }
 
 // A TraceEvent is one event as tracefs printed it.
@@ -90,95 +257,52 @@ type TraceEvent struct {
 	HasErr bool
 }
 
-// StartTrace starts to record the tracepoints of the whole machine.
-func StartTrace() (*Trace, error) { return startTrace(nil) }
-
-func startTrace(prepare func(*Trace) error) (*Trace, error) {
-	root, err := tracefs()
+// StartTrace starts to record the tracepoints. Given addresses, as a lab.Place has one of its own, it keeps only the
+// events that concern them, and those of listeners on all addresses: others on this machine may be making a storm.
+func StartTrace(addrs ...netip.Addr) (*Trace, error) {
+	var wanted []string
+	for _, a := range addrs {
+		wanted = append(wanted, a.Unmap().String())
+	}
+	if len(addrs) > 0 {
+		wanted = append(wanted, " saddrv6=:: ", "src=[::]:")
+	}
+	t := &Trace{}
+	var err error
+	t.in, err = startInstance(func(line string) { t.take(line, wanted) }, func(*instance) error { return nil })
 	if err != nil {
 		return nil, err
-	}
-	t := &Trace{
-		dir:     filepath.Join(root, "instances", InstancePrefix()+strconv.FormatInt(instances.Add(1), 10)),
-		present: map[string]bool{},
-	}
-	if err := os.Mkdir(t.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making a tracing instance: %w", err)
-	}
-	err = t.setUp(prepare)
-	if err != nil {
-		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
 }
 
-func (t *Trace) setUp(prepare func(*Trace) error) error {
-	settings := [][2]string{
-		{"buffer_size_kb", "8192"},
-		{"trace_clock", "boot"},
-		{"options/record-tgid", "1"},
+// take keeps a line if it has one of the wanted texts, nil wanting all.
+func (t *Trace) take(line string, wanted []string) {
+	ok := wanted == nil
+	for _, w := range wanted {
+		ok = ok || strings.Contains(line, w)
 	}
-	for _, s := range settings {
-		if err := t.write(s[0], s[1]); err != nil {
-			return err
-		}
+	if !ok {
+		return
 	}
-	_ = t.write("options/hash-ptr", "0") // real addresses, since 5.12
-	if prepare != nil {
-		if err := prepare(t); err != nil {
-			return err
-		}
-	}
-	for _, tp := range Tracepoints {
-		err := t.write("events/"+tp+"/enable", "1")
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		t.present[filepath.Base(tp)] = err == nil
-	}
-	return nil
-}
-
-func (t *Trace) write(name, value string) error {
-	// Not os.WriteFile: these files must not be created, and O_TRUNC empties some of them.
-	f, err := os.OpenFile(filepath.Join(t.dir, name), os.O_WRONLY, 0)
+	e, err := parseTrace(line)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("tracefs: %w", err)
+		t.err = errors.Join(t.err, err)
+		return
 	}
-	_, err = f.WriteString(value)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("tracefs: %s: %w", name, err)
-	}
-	return nil
+	t.events = append(t.events, e)
 }
 
-// Events returns everything seen so far, oldest first. It fails if the buffer overflowed.
+// Events returns everything that happened so far, oldest first. It fails if some of it was lost.
 func (t *Trace) Events() ([]TraceEvent, error) {
-	if t == nil {
-		return nil, nil
-	}
-	if err := t.lost(); err != nil {
+	if err := t.in.sync(); err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(filepath.Join(t.dir, "trace"))
-	if err != nil {
-		return nil, err
-	}
-	var events []TraceEvent
-	scan := bufio.NewScanner(bytes.NewReader(text))
-	scan.Buffer(nil, 1<<20)
-	for scan.Scan() {
-		line := scan.Text()
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		e, err := parseTrace(line)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
-	}
-	return events, scan.Err()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]TraceEvent(nil), t.events...), t.err
 }
 
 // Involves tells whether the event's source or destination is addr.
@@ -187,64 +311,47 @@ func (e TraceEvent) Involves(addr netip.Addr) bool {
 	return e.Src.Addr() == addr || e.Dst.Addr() == addr
 }
 
-// lost fails if the ring buffer dropped or overwrote events.
-func (t *Trace) lost() error {
-	files, err := filepath.Glob(filepath.Join(t.dir, "per_cpu/cpu*/stats"))
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(b)) {
-			k, v, _ := strings.Cut(strings.TrimSpace(line), ": ")
-			if (k == "overrun" || k == "commit overrun" || k == "dropped events") && v != "0" {
-				return fmt.Errorf("tracefs lost events: %s %s in %s", k, v, file)
-			}
-		}
-	}
-	return nil
-}
+// Close ends the trace.
+func (t *Trace) Close() error { return t.in.close() }
 
-// Close ends the trace and removes the instance.
-func (t *Trace) Close() error {
-	if t == nil {
-		return nil
+// parseTrace reads a line: comm-tid (tgid) [cpu] flags time: name: key=value ...
+func parseTrace(line string) (e TraceEvent, err error) {
+	bad := fmt.Errorf("tracefs line not understood: %q", line)
+	task, rest, ok := strings.Cut(line, " [0") // no machine has a thousand processors
+	if !ok {
+		return e, bad
 	}
-	if err := t.write("tracing_on", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	task = strings.TrimSpace(task)
+	if open := strings.LastIndexByte(task, '('); open >= 0 && strings.HasSuffix(task, ")") {
+		e.TGID, _ = strconv.Atoi(strings.TrimSpace(task[open+1 : len(task)-1])) // dashes if unknown
+		task = strings.TrimSpace(task[:open])
 	}
-	err := os.Remove(t.dir)
-	for deadline := time.Now().Add(5 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond) // a reader of the instance is just going away; there is nothing to wait for
-		err = os.Remove(t.dir)
+	dash := strings.LastIndexByte(task, '-')
+	if dash < 0 {
+		return e, bad
 	}
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	e.Comm = task[:dash]
+	if e.TID, err = strconv.Atoi(task[dash+1:]); err != nil {
+		return e, bad
 	}
-	return err
-}
-
-var traceLine = regexp.MustCompile(
-	`^\s*(.+)-(\d+)\s+(?:\(\s*([0-9-]+)\)\s+)?\[(\d+)\]\s+\S+\s+(\d+)\.(\d+): (\w+): (.*)$`)
-
-func parseTrace(line string) (TraceEvent, error) {
-	m := traceLine.FindStringSubmatch(line)
-	if m == nil {
-		return TraceEvent{}, fmt.Errorf("tracefs line not understood: %q", line)
+	cpu, rest, _ := strings.Cut(rest, "] ")
+	if e.CPU, err = strconv.Atoi(cpu); err != nil {
+		return e, bad
 	}
-	e := TraceEvent{Comm: strings.TrimSpace(m[1]), Name: m[7]}
-	e.TID, _ = strconv.Atoi(m[2])
-	e.TGID, _ = strconv.Atoi(m[3]) // dashes if unknown
-	e.CPU, _ = strconv.Atoi(m[4])
-	frac := (m[6] + "000000000")[:9]
-	sec, _ := strconv.ParseInt(m[5], 10, 64)
-	nsec, _ := strconv.ParseInt(frac, 10, 64)
-	e.Time = time.Duration(sec*1e9 + nsec)
+	_, rest, _ = strings.Cut(strings.TrimSpace(rest), " ") // flags
+	stamp, rest, _ := strings.Cut(strings.TrimSpace(rest), ": ")
+	sec, usec, ok := strings.Cut(stamp, ".")
+	s, err1 := strconv.ParseInt(sec, 10, 64)
+	us, err2 := strconv.ParseInt(usec, 10, 64)
+	if !ok || err1 != nil || err2 != nil || len(usec) != 6 {
+		return e, bad
+	}
+	e.Time = time.Duration(s)*time.Second + time.Duration(us)*time.Microsecond
+	if e.Name, rest, ok = strings.Cut(rest, ": "); !ok {
+		return e, bad
+	}
 	kv := map[string]string{}
-	for _, f := range strings.Fields(m[8]) {
+	for _, f := range strings.Fields(rest) {
 		if k, v, ok := strings.Cut(f, "="); ok {
 			kv[k] = v
 		}

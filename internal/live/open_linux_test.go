@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"github.com/tcptrace/tcptrace/internal/filter"
+)
+
+func TestMissingCaps(t *testing.T) {
+	for _, tt := range []struct {
+		eff  uint64
+		want []string
+	}{
+		{0, []string{"CAP_BPF", "CAP_PERFMON"}},
+		{1 << capBPF, []string{"CAP_PERFMON"}},
+		{1 << capPerfmon, []string{"CAP_BPF"}},
+		{1<<capBPF | 1<<capPerfmon, nil},
+		{1 << capSysAdmin, nil}, // implies both
+	} {
+		if got := missingCaps(tt.eff); !slices.Equal(got, tt.want) {
+			t.Errorf("%x: %v, want %v", tt.eff, got, tt.want)
+		}
+	}
+}
+
+func TestLockdown(t *testing.T) {
+	for text, want := range map[string]string{
+		"none [integrity] confidentiality\n": "integrity",
+		"none integrity [confidentiality]\n": "confidentiality",
+		"":                                   "",
+		"[none":                              "none",
+	} {
+		if got := lockdown(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestKernelFilter(t *testing.T) {
+	ports := new(filter.PortSet)
+	ports[443>>6] |= 1 << (443 & 63)
+	f := kernelFilter(&filter.Kernel{
+		IPv6: true, RPort: ports, States: 2, NetNS: []uint32{7, 8}, UIDs: []uint32{1000},
+		LAddr: []filter.Prefix{{Addr: [16]byte{0x20, 0x01, 0x0d, 0xb8}, Mask: [16]byte{0xff, 0xff, 0xff, 0xff}}},
+	})
+	if f.Family != 6 || f.States != 2 || f.N_netns != 2 || f.Netns[1] != 8 || f.N_uids != 1 || f.Uids[0] != 1000 {
+		t.Errorf("%+v", f)
+	}
+	if f.PortsSet != [3]uint8{0, 0, 1} || f.Ports[2] != *ports {
+		t.Errorf("ports of %v", f.PortsSet)
+	}
+	if f.N_prefixes != [3]uint32{0, 1, 0} || f.Prefixes[1][0].Addr[0] != binary.NativeEndian.Uint32([]byte{0x20, 0x01, 0x0d, 0xb8}) ||
+		f.Prefixes[1][0].Mask[0] != 0xffffffff || f.Prefixes[1][0].Mask[1] != 0 {
+		t.Errorf("prefixes %v: %+v", f.N_prefixes, f.Prefixes[1][0])
+	}
+	if both := kernelFilter(&filter.Kernel{IPv4: true, IPv6: true}); both.Family != 0 {
+		t.Errorf("-4 -6 is family %d", both.Family)
+	}
+}
