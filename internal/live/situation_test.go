@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/lab"
+	"github.com/tcptrace/tcptrace/internal/lab/labtest"
+	"github.com/tcptrace/tcptrace/internal/lab/labtest/nft"
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+var families = []lab.Family{lab.V4, lab.V6}
+
+// capture records what crosses the client's interface while run makes trouble.
+func capture(t *testing.T, place lab.Place, run func(context.Context, lab.Place) (*lab.Facts, error)) ([]events.Event, []labtest.Packet) {
+	t.Helper()
+	c, err := labtest.StartCapture(place.Client, place.Dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	evs := play(t, place, run)
+	packets, err := c.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return evs, packets
+}
+
+// repeated are the packets whose sequence numbers had been sent before.
+func repeated(packets []labtest.Packet, from netip.Addr, wanted func(labtest.Packet) bool) (all, again []labtest.Packet) {
+	seen := map[uint32]bool{}
+	for _, p := range packets {
+		if p.Src.Addr() != from || !wanted(p) {
+			continue
+		}
+		all = append(all, p)
+		if seen[p.Seq] {
+			again = append(again, p)
+		}
+		seen[p.Seq] = true
+	}
+	return all, again
+}
+
+func only(evs []events.Event, kind events.Kind) []events.Event {
+	return slices.DeleteFunc(slices.Clone(evs), func(e events.Event) bool { return e.Kind != kind })
+}
+
+// onWire wants each event to be a packet that was seen again on the wire, at
+// the time that the event has: after it, and before the next.
+func onWire(t *testing.T, evs []events.Event, again []labtest.Packet) {
+	t.Helper()
+	if len(evs) != len(again) {
+		t.Fatalf("%d events, %d packets again on the wire:\n%s%v", len(evs), len(again), dump(evs), again)
+	}
+	for i := range evs {
+		e, p := &evs[i], again[i]
+		at := time.Unix(0, e.Time)
+		// The clocks are read one after the other, and the packet is stamped
+		// before the tracepoint fires.
+		early := at.Before(p.Time.Add(-jiffy))
+		late := i+1 < len(again) && at.After(again[i+1].Time)
+		if e.Seq != p.Seq || int(e.Len) != p.Len || uint8(e.Flags) != p.Flags || early || late {
+			t.Errorf("event at %v: %s\npacket at %v: %v", at, line(e), p.Time, p)
+		}
+	}
+}
+
+// TestSYNTimes repeats a SYN, with linear time-outs and without: the RTOs add
+// up to the times known from the kernel, and each SYN is on the wire.
+func TestSYNTimes(t *testing.T) {
+	for _, tt := range []struct {
+		linear int
+		at     []int // seconds after the first SYN
+	}{
+		{4, []int{1, 2, 3, 4, 5, 7}},
+		{0, []int{1, 3, 7}},
+	} {
+		for _, family := range families {
+			t.Run(fmt.Sprintf("%d linear/%v", tt.linear, family), func(t *testing.T) {
+				t.Parallel()
+				place := loopback(t, family)
+				evs, packets := capture(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+					return lab.SYNBlackhole(ctx, p, lab.SYNBlackholeOptions{Linear: tt.linear, Retries: len(tt.at)})
+				})
+				syns := only(evs, events.KindSYN)
+				var at []int
+				elapsed := time.Duration(0)
+				for i := range syns {
+					elapsed += syns[i].RTO
+					at = append(at, int(elapsed/time.Second))
+				}
+				if !slices.Equal(at, tt.at) {
+					t.Errorf("SYNs again at %v, want %v", at, tt.at)
+				}
+				if len(syns) == 0 {
+					return
+				}
+				_, again := repeated(packets, syns[0].LAddr, func(p labtest.Packet) bool { return p.Flags == labtest.SYN })
+				onWire(t, syns, again)
+			})
+		}
+	}
+}
+
+// TestRTOSeries lets an established connection meet silence: after each
+// time-out ss says what the event announced, and each segment is on the wire.
+func TestRTOSeries(t *testing.T) {
+	const rounds = 5
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			place := loopback(t, family)
+			said := map[int]labtest.SocketInfo{} // by the number of time-outs
+			evs, packets := capture(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+					err := lab.InTurn(
+						func() error { return a.Establish(ctx) },
+						func() error { return a.Server.Blackhole(true) },
+						func() error { return a.Client.Send(ctx, make([]byte, 100)) })
+					for n := 1; n <= rounds && err == nil; n++ {
+						if _, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return int(i.Retransmits) >= n }); err != nil {
+							break
+						}
+						var all []labtest.SocketInfo
+						if all, err = labtest.SS(ctx, p.Client, "dport", "=", fmt.Sprint(a.Facts.Listener.Port())); err != nil {
+							break
+						}
+						for _, s := range all {
+							if s.State == "ESTAB" {
+								said[s.Backoff] = s
+							}
+						}
+					}
+					err = errors.Join(err, a.Client.Vanish(), a.Server.Vanish())
+					a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+					e := a.Expect(rounds, lab.Retransmit, lab.Client, "rto")
+					e.Max = rounds + 1 // one more may come before the end
+					return err
+				})
+			})
+			rtos := only(evs, events.KindRTO)
+			for i := range rtos {
+				e := &rtos[i]
+				s, ok := said[int(e.Attempt)]
+				if !ok {
+					continue // ss came late for it
+				}
+				if got := time.Duration(s.RTO * float64(time.Millisecond)); got != e.NextRTO {
+					t.Errorf("after time-out %d ss says RTO %v, the event %v: %s", e.Attempt, got, e.NextRTO, s.Raw)
+				}
+				if int(e.Backoff)+1 != s.Backoff || s.TotalRetrans != int(e.TotalRetrans) || int(e.Cwnd) != s.Cwnd {
+					t.Errorf("ss: %s\nevent: %s", s.Raw, line(e))
+				}
+			}
+			if len(said) < 2 || len(rtos) < rounds {
+				t.Fatalf("ss answered %d times, %d events", len(said), len(rtos))
+			}
+			_, again := repeated(packets, rtos[0].LAddr, func(p labtest.Packet) bool { return p.Len > 0 })
+			onWire(t, rtos, again)
+		})
+	}
+}
+
+// TestWire has trouble cross a cable, segment by segment.
+func TestWire(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			place := labtest.NewPair(t, labtest.PairOptions{NoOffload: true}).Place(family)
+			evs, packets := capture(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return lab.Lossy(ctx, p, lab.LossyOptions{Bytes: 1 << 20, Loss: 0.02, SegmentSize: 1400})
+			})
+			// Retransmissions of one flow are on the wire in the order of the events.
+			rtx := slices.DeleteFunc(slices.Clone(evs), func(e events.Event) bool { return e.Type != events.Retransmit })
+			if len(rtx) == 0 {
+				t.Fatal("no loss")
+			}
+			_, again := repeated(packets, rtx[0].LAddr, func(p labtest.Packet) bool { return p.Len > 0 })
+			segs := 0
+			for i := range rtx {
+				segs += int(rtx[i].Segs)
+			}
+			if segs != len(again) {
+				t.Errorf("%d segments in the events, %d again on the wire", segs, len(again))
+			}
+		})
+	}
+}
+
+// TestManyLosses has more than a thousand segments sent again.
+func TestManyLosses(t *testing.T) {
+	for _, bunches := range []bool{false, true} { // one by one, and with segmentation offload
+		for _, family := range families {
+			t.Run(fmt.Sprintf("bunches %v/%v", bunches, family), func(t *testing.T) {
+				t.Parallel()
+				o := lab.LossyOptions{Bytes: 40 << 20, Loss: 0.05, SegmentSize: 1400, Bunches: bunches}
+				evs := play(t, loopback(t, family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+					return lab.Lossy(ctx, p, o)
+				})
+				segs := 0
+				for i := range evs {
+					segs += int(evs[i].Segs)
+				}
+				if segs < 1000 {
+					t.Errorf("%d segments sent again, the test wants more than 1000", segs)
+				}
+			})
+		}
+	}
+}
+
+// TestSendFailures are retransmissions that this host could not send.
+func TestSendFailures(t *testing.T) {
+	for _, family := range families {
+		t.Run("firewall/"+family.String(), func(t *testing.T) {
+			t.Parallel()
+			play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return nft.BlockedOutput(ctx, p, 2)
+			})
+		})
+		t.Run("no neighbour/"+family.String(), func(t *testing.T) {
+			t.Parallel()
+			play(t, labtest.NewPair(t, labtest.PairOptions{NoNeighbour: true}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return labtest.Unreachable(ctx, p, 2)
+			})
+		})
+	}
+}
+
+// TestPathMTU sends segments that are too large for a router on the way.
+func TestPathMTU(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			place := labtest.NewPair(t, labtest.PairOptions{NoOffload: true, PathMTU: 1300}).Place(family)
+			evs := play(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				// The short last segment arrives, and is acknowledged: before the
+				// router's message has its effect, or after.
+				return lab.Transfer(ctx, p, 10_000, "pmtu", "fast")
+			})
+			if len(only(evs, events.KindPMTU)) == 0 {
+				t.Errorf("nothing of kind pmtu:\n%s", dump(evs))
+			}
+		})
+	}
+}
+
+// TestTimeWaitReuse reuses a port over a cable, where tcp_tw_reuse needs a
+// second to have passed.
+func TestTimeWaitReuse(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), lab.TimeWaitReuse)
+		})
+	}
+}
+
+// TestSameTuple has the same addresses and ports in two namespaces at once.
+func TestSameTuple(t *testing.T) {
+	a, b := labtest.Namespace(t), labtest.Namespace(t)
+	tr := start(t, allTypes, a.Inum(), b.Inum())
+	local, remote := netip.MustParseAddrPort("127.0.0.1:40001"), netip.MustParseAddrPort("127.0.0.1:9")
+	for _, ns := range []*lab.Namespace{a, b} {
+		s, err := ns.Socket(local.Addr(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = lab.InTurn(
+			func() error { return s.Bind(local) },
+			func() error {
+				if err := s.Connect(t.Context(), remote); !errors.Is(err, unix.ECONNREFUSED) {
+					return fmt.Errorf("%w in place of a refusal", err)
+				}
+				return nil
+			},
+			s.Close)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	evs := tr.finish(t)
+	blind, err := tr.blind.Events(func(e labtest.TraceEvent) bool { return e.Src.Port() == 40001 || e.Dst.Port() == 40001 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := map[uint32]uint64{}
+	count := map[string]int{}
+	for i := range evs {
+		e := &evs[i]
+		count[fmt.Sprint(e.NetNS, " ", name(e))]++
+		if e.Conn == 0 {
+			continue // the reset without a socket
+		}
+		if c := conns[e.NetNS]; c != 0 && c != e.Conn {
+			t.Errorf("conn %x became %x: %s", c, e.Conn, line(e))
+		}
+		conns[e.NetNS] = e.Conn
+	}
+	if conns[a.Inum()] == 0 || conns[a.Inum()] == conns[b.Inum()] || len(conns) != 2 {
+		t.Errorf("connections by namespace: %x", conns)
+	}
+	for _, ns := range []*lab.Namespace{a, b} {
+		for point, n := range map[string]int{lab.SendReset: 1, lab.ReceiveReset: 1, lab.SetState: 2} {
+			if got := count[fmt.Sprint(ns.Inum(), " ", point)]; got != n && len(blind) == 0 {
+				t.Errorf("namespace %d: %d of %s, want %d", ns.Inum(), got, point, n)
+			}
+		}
+	}
+}
