@@ -12,7 +12,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* -- configuration, constant before load ---------------------------------- */
+/* -- configuration, constant before load -- */
 
 enum { EITHER, LOCAL, REMOTE, ENDS };
 
@@ -47,7 +47,7 @@ const volatile bool want_states;
 const volatile u64 conn_seed;	 /* makes conn of a socket without a cookie */
 const volatile u32 wakeup_bytes; /* waiting bytes that are worth a wake-up */
 
-/* -- state shared with user space ------------------------------------------ */
+/* -- state shared with user space -- */
 
 u32 reader_waits; /* user space sleeps; it sets this, whoever wakes it clears it
 		   */
@@ -105,8 +105,7 @@ struct {
 	__type(value, struct memory);
 } closed_socks SEC(".maps");
 
-/* -- records ----------------------------------------------------------------
- */
+/* -- records -- */
 
 static __always_inline struct totals *count_produced(u8 type)
 {
@@ -149,8 +148,7 @@ static __always_inline void submit(void *r)
 	bpf_ringbuf_submit(r, flags);
 }
 
-/* -- filters ----------------------------------------------------------------
- */
+/* -- filters -- */
 
 static __always_inline bool in_ports(int end, u16 port)
 {
@@ -228,8 +226,7 @@ static __always_inline bool accept(struct totals *c, const struct header *h,
 	return false;
 }
 
-/* -- sockets ----------------------------------------------------------------
- */
+/* -- sockets -- */
 
 /*
  * READ follows a typed pointer of a tp_btf program directly, and any other
@@ -329,8 +326,8 @@ static __always_inline void read_ports(bool direct, struct header *h,
 	h->rport = bpf_ntohs(READ(direct, sk, __sk_common.skc_dport));
 }
 
-/* A spreading of the bits (splitmix64's finaliser), so that the id of a
- * socket without a cookie does not show its address. */
+/* A spreading of the bits (splitmix64's finaliser), so that the ids of sockets
+ * without a cookie look nothing like each other, or like a cookie. */
 static __always_inline u64 spread(u64 x)
 {
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
@@ -381,8 +378,7 @@ static __always_inline struct memory *recall(u64 sk, u64 cookie)
 	return same_sock(bpf_map_lookup_elem(&open_socks, &sk), cookie);
 }
 
-/* -- retransmissions --------------------------------------------------------
- */
+/* -- retransmissions -- */
 
 static __always_inline unsigned long timer_expires(struct sock *sk,
 						   struct tcp_sock *tp)
@@ -636,8 +632,7 @@ int retransmit_synack(u64 *ctx)
 	return 0;
 }
 
-/* -- resets -----------------------------------------------------------------
- */
+/* -- resets -- */
 
 /* The IPv4 and IPv6 headers' places are fixed by the RFCs. */
 #define IPV4_TTL 8
@@ -845,7 +840,7 @@ int receive_reset(u64 *ctx)
 	/* tcp_rcv_state_process() calls tcp_reset() for data that comes after
 	 * shutdown(SHUT_RD), although no reset came: user space looks whether
 	 * this host sends one right away. */
-	if (sk->sk_shutdown & RCV_SHUTDOWN)
+	if (FIELD(sk, sk_shutdown) & RCV_SHUTDOWN)
 		r->bits |= RST_RCV_SHUTDOWN;
 	r->ttl = 0;
 	r->tcp_len = 0;
@@ -854,8 +849,7 @@ int receive_reset(u64 *ctx)
 	return 0;
 }
 
-/* -- state changes ----------------------------------------------------------
- */
+/* -- state changes -- */
 
 #define MAX_DEPTH 24 /* of the retransmission queue's tree: 2^12 segments */
 
@@ -992,8 +986,7 @@ int set_state(u64 *ctx)
 	return 0;
 }
 
-/* -- questions before the start ---------------------------------------------
- */
+/* -- questions before the start -- */
 
 /* Three settings in jiffies, whose /proc files give them in seconds: their
  * ratio is HZ. Run once by user space, in its own namespace; never attached. */

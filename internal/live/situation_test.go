@@ -245,12 +245,8 @@ func TestPathMTU(t *testing.T) {
 	for _, family := range families {
 		t.Run(family.String(), func(t *testing.T) {
 			t.Parallel()
-			place := labtest.NewPair(t, labtest.PairOptions{NoOffload: true, PathMTU: 1300}).Place(family)
-			evs := play(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
-				// The short last segment arrives, and is acknowledged: before the
-				// router's message has its effect, or after.
-				return lab.Transfer(ctx, p, 10_000, "pmtu", "fast")
-			})
+			place := labtest.NewPair(t, labtest.PairOptions{PathMTU: 1400}).Place(family)
+			evs := play(t, place, labtest.PathMTU)
 			if len(only(evs, events.KindPMTU)) == 0 {
 				t.Errorf("nothing of kind pmtu:\n%s", dump(evs))
 			}

@@ -219,5 +219,15 @@ func bootTime() uint64 {
 // wallOffset is the wall clock minus CLOCK_BOOTTIME. It is taken for each
 // batch, so that a step of the wall clock shows from there on.
 func wallOffset() int64 {
-	return time.Now().UnixNano() - int64(bootTime())
+	var offset int64
+	for range 3 { // once more if something came between the readings
+		before := bootTime()
+		now := time.Now().UnixNano()
+		after := bootTime()
+		offset = now - int64(before+(after-before)/2)
+		if after-before < uint64(20*time.Microsecond) {
+			break
+		}
+	}
+	return offset
 }
