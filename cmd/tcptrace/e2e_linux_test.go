@@ -499,6 +499,51 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// The demo shows what it promises, by itself.
+func TestDemo(t *testing.T) {
+	out := tempFile(t)
+	p := trace(t, out, "demo")
+	if code := p.end(); code != 0 {
+		t.Fatalf("exit code %d: %s", code, p.said.String())
+	}
+	b, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for _, want := range []string{"sent refused", "syn 1 ", "synack 1 ", "rto 1 ", "rto 2 ", "rto 3 ", " tlp ", " fast ", "sent linger", "sent unread_data"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+	if n := strings.Count(text, "\n# "); n != 8 {
+		t.Errorf("%d troubles announced", n)
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+}
+
+// Interrupted, the demo leaves nothing behind either.
+func TestDemoInterrupted(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p := trace(t, w, "demo")
+	w.Close()
+	lines := bufio.NewScanner(r)
+	for lines.Scan() && !strings.Contains(lines.Text(), "syn 1 ") {
+	}
+	p.signal(syscall.SIGINT)
+	if code := p.end(); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.said.String())
+	}
+	for lines.Scan() {
+	}
+}
+
 // terminal opens a pseudo-terminal.
 func terminal(t *testing.T) (master, slave *os.File) {
 	t.Helper()

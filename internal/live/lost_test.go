@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package live_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/internal/lab"
+	"github.com/tcptrace/tcptrace/internal/live"
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// TestLost lets a tiny ring buffer overflow while nobody reads: each event is
+// given or counted as lost, and the loss stands where the gap is.
+func TestLost(t *testing.T) {
+	place := loopback(t, lab.V4)
+	ctx, cancel := context.WithCancel(t.Context())
+	src, err := live.Open(ctx, live.Options{
+		Types: allTypes, Kernel: filter.Kernel{NetNS: []uint32{place.Client.Inum()}}, Buffer: 4096,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := src.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var all []events.Event
+	read := func() (err error) {
+		batch := make([]events.Event, 0, 256)
+		for err == nil {
+			n := len(all)
+			batch, err = src.Read(ctx, batch[:0])
+			all = append(all, batch...)
+			if len(all) == n {
+				break // what was there is read
+			}
+		}
+		return err
+	}
+	refuse := func(n int) {
+		for range n {
+			if _, err := lab.Refused(t.Context(), place); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	refuse(20) // 80 events; the buffer holds about 30
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	gap := len(all)
+	refuse(1)
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := read(); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+
+	given, lost, types := uint64(0), uint64(0), map[events.Type]bool{}
+	for i, e := range all {
+		if e.Type != events.Lost {
+			given++
+			continue
+		}
+		if lost += e.Count; e.Count == 0 || types[e.Of] {
+			t.Errorf("lost %d of %v, once more", e.Count, e.Of)
+		}
+		types[e.Of] = true
+		if i > gap || i < 10 {
+			t.Errorf("the loss stands at %d of %d events; the gap is at %d", i, len(all), gap)
+		}
+	}
+	c := src.Counts()
+	if lost == 0 || lost != c.Lost || !types[events.Reset] || !types[events.StateChange] {
+		t.Errorf("%d lost events reported, %d counted, of %v", lost, c.Lost, types)
+	}
+	if given+c.Filtered+c.Merged+c.Lost != c.Produced {
+		t.Errorf("given %d + filtered %d + merged %d + lost %d is not produced %d", given, c.Filtered, c.Merged, c.Lost, c.Produced)
+	}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package names
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+func TestUser(t *testing.T) {
+	c := NewCache()
+	e := events.Event{Known: events.HasUID}
+	if c.Fill(&e); e.User != "root" {
+		t.Errorf("uid 0 is %q", e.User)
+	}
+	e = events.Event{Known: events.HasUID, UID: 3_999_999_999}
+	if c.Fill(&e); e.User != "" {
+		t.Errorf("a uid that nobody has is %q", e.User)
+	}
+	e = events.Event{}
+	if c.Fill(&e); e.User != "" {
+		t.Errorf("an unknown uid is %q", e.User)
+	}
+}
+
+// named gives this thread's network namespace a name, as "ip netns attach" does.
+func named(t *testing.T, name string) (inum uint32) {
+	t.Helper()
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("/run/netns", name)
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("/proc/self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	ino, ok := inode(path)
+	if !ok {
+		t.Fatalf("no inode of %s", path)
+	}
+	return uint32(ino)
+}
+
+func TestNetNS(t *testing.T) {
+	c := NewCache()
+	now := time.Now().UnixNano()
+	e := events.Event{NetNS: 1, Time: now} // the first miss has the names read
+	if c.Fill(&e); e.NetNSName != "" {
+		t.Errorf("a namespace without a name is %q", e.NetNSName)
+	}
+	name := fmt.Sprintf("tcptrace-test-%d", os.Getpid())
+	inum := named(t, name)
+	e = events.Event{NetNS: inum, Time: now + int64(rescan) - 1}
+	if c.Fill(&e); e.NetNSName != "" {
+		t.Errorf("the names were read again within %v", rescan)
+	}
+	e.Time = now + int64(rescan)
+	if c.Fill(&e); e.NetNSName != name {
+		t.Errorf("namespace %d is %q, want %q", inum, e.NetNSName, name)
+	}
+}
+
+func TestCgroup(t *testing.T) {
+	root := cgroupRoot()
+	if root == "" {
+		t.Fatal("no unified cgroup hierarchy is mounted")
+	}
+	dir := filepath.Join(root, fmt.Sprintf("tcptrace-test-%d", os.Getpid()), "inner")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, d := range []string{dir, filepath.Dir(dir)} {
+			if err := os.Remove(d); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	ino, ok := inode(dir)
+	if !ok {
+		t.Fatal("no inode")
+	}
+	e := events.Event{CgroupID: ino, Time: time.Now().UnixNano()}
+	NewCache().Fill(&e)
+	if want := dir[len(root):]; e.Cgroup != want {
+		t.Errorf("cgroup %d is %q, want %q", ino, e.Cgroup, want)
+	}
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/format"
+)
+
+// script is a source that gives these batches, a nil one being an idle moment,
+// and then the end when the context is done, or at once.
+type script struct {
+	batches [][]events.Event
+	err     error
+	counts  Counts
+}
+
+func (s *script) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
+	if len(s.batches) == 0 {
+		if s.err != nil {
+			return batch, s.err
+		}
+		return batch, io.EOF
+	}
+	batch = append(batch, s.batches[0]...)
+	s.batches = s.batches[1:]
+	return batch, nil
+}
+
+func (s *script) Counts() Counts { return s.counts }
+func (s *script) Close() error   { return nil }
+
+func some(n int, kind events.Kind) []events.Event {
+	out := make([]events.Event, n)
+	for i := range out {
+		out[i] = events.Event{Type: events.Retransmit, Kind: kind}
+	}
+	return out
+}
+
+func printer(t *testing.T) *format.Printer {
+	t.Helper()
+	p, err := format.New(format.Options{Format: format.CSV, Columns: []string{"kind", "event", "count"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestRun(t *testing.T) {
+	lost := events.Event{Type: events.Lost, Count: 3, Of: events.Reset}
+	src := &script{
+		batches: [][]events.Event{some(2, events.KindRTO), nil, append(some(1, events.KindTLP), lost), some(1, events.KindRTO)},
+		counts:  Counts{Produced: 12, Filtered: 4, Merged: 1, Lost: 3},
+	}
+	var out bytes.Buffer
+	var warned, idle int
+	sum, err := Run(t.Context(), src, Options{
+		Keep:    func(e *events.Event) bool { return e.Kind != events.KindTLP },
+		Printer: printer(t), Out: &out,
+		Warn: func(*events.Event) { warned++ },
+		Idle: func() error { idle++; return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "kind,event,count\nrto,retransmit,\nrto,retransmit,\n,lost,3\nrto,retransmit,\n"; out.String() != want {
+		t.Errorf("printed %q", out.String())
+	}
+	if warned != 1 || idle != 2 { // the empty batch, and the one of which nothing was shown
+		t.Errorf("warned %d times, idle %d times", warned, idle)
+	}
+	if sum.Events != 3 || sum.Filtered != 5 || sum.Merged != 1 || sum.Lost != 3 || len(sum.ByKind) != 1 || sum.ByKind[0] != (events.KindCount{Name: "rto", Count: 3}) {
+		t.Errorf("%+v", sum)
+	}
+	if got := sum.Events + sum.Filtered + sum.Merged + sum.Lost; got != src.counts.Produced {
+		t.Errorf("%d accounted of %d", got, src.counts.Produced)
+	}
+}
+
+func TestCount(t *testing.T) {
+	src := &script{batches: [][]events.Event{some(3, events.KindRTO), some(2, events.KindRTO)}, counts: Counts{Produced: 5}}
+	var out bytes.Buffer
+	sum, err := Run(t.Context(), src, Options{Printer: printer(t), Out: &out, Count: 2})
+	if err != nil || sum.Events != 2 || sum.Filtered != 3 || strings.Count(out.String(), "rto") != 2 {
+		t.Errorf("%v, %+v, printed %q", err, sum, out.String())
+	}
+}
+
+func TestErrors(t *testing.T) {
+	broken := errors.New("broken")
+	if _, err := Run(t.Context(), &script{err: broken}, Options{Printer: printer(t), Out: io.Discard}); !errors.Is(err, broken) {
+		t.Errorf("source: %v", err)
+	}
+	if _, err := Run(t.Context(), &script{batches: make([][]events.Event, 5)},
+		Options{Printer: printer(t), Out: io.Discard, Idle: func() error { return broken }}); !errors.Is(err, broken) {
+		t.Errorf("idle: %v", err)
+	}
+	r, w := io.Pipe()
+	r.CloseWithError(broken)
+	if _, err := Run(t.Context(), &script{}, Options{Printer: printer(t), Out: w}); !errors.Is(err, broken) {
+		t.Errorf("output: %v", err)
+	}
+}
+
+// A storm is written in large pieces, and whole.
+func TestFlush(t *testing.T) {
+	src := &script{batches: [][]events.Event{some(20_000, events.KindRTO)}}
+	var out pieces
+	if _, err := Run(t.Context(), src, Options{Printer: printer(t), Out: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if want := len("kind,event,count\n") + 20_000*len("rto,retransmit,\n"); out.bytes != want || out.writes > want/flushLen+2 {
+		t.Errorf("%d bytes in %d writes, want %d", out.bytes, out.writes, want)
+	}
+}
+
+type pieces struct{ bytes, writes int }
+
+func (p *pieces) Write(b []byte) (int, error) {
+	p.bytes += len(b)
+	p.writes++
+	return len(b), nil
+}
