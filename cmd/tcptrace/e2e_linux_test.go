@@ -11,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -457,6 +459,25 @@ func TestFullDisk(t *testing.T) {
 	refuse(t, ns)
 	if code := p.end(); code != 1 || !strings.Contains(p.said.String(), "no space left") {
 		t.Errorf("exit code %d, said %q", code, p.said.String())
+	}
+}
+
+// Each command loads what it needs, and no more.
+func TestLoaded(t *testing.T) {
+	for command, want := range map[string]string{
+		"retrans": "retransmit_skb retransmit_synack set_state",
+		"resets":  "receive_reset send_reset set_state",
+		"states":  "set_state",
+		"events":  "receive_reset retransmit_skb retransmit_synack send_reset set_state",
+	} {
+		t.Run(command, func(t *testing.T) {
+			p := trace(t, tempFile(t), command)
+			got := strings.Join(slices.Sorted(maps.Keys(p.misses())), " ")
+			p.signal(syscall.SIGINT)
+			if code := p.end(); code != 0 || got != want {
+				t.Errorf("exit code %d, programs %s, want %s", code, got, want)
+			}
+		})
 	}
 }
 

@@ -65,16 +65,14 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load embedded BPF object: %w", err)
 	}
-	var wanted []hook
+	wanted, err := chooseHooks(kernel, o.Types)
+	if err != nil {
+		return nil, err
+	}
 	for _, h := range hooks {
-		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(o.Types, t) }) {
+		if !slices.ContainsFunc(wanted, func(w hook) bool { return w.program == h.program }) {
 			delete(spec.Programs, h.program)
-			continue
 		}
-		if _, err := kernel.AnyTypeByName("btf_trace_" + h.tracepoint); err != nil {
-			return nil, fmt.Errorf("this kernel has no tracepoint %s: tcptrace needs Linux 5.10 or newer, with CONFIG_INET: %w", h.tracepoint, err)
-		}
-		wanted = append(wanted, h)
 	}
 	if err := configure(spec, kernel, o); err != nil {
 		return nil, err
@@ -92,6 +90,20 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// chooseHooks returns the hooks that these types of events need.
+func chooseHooks(kernel *btf.Spec, types []events.Type) (wanted []hook, err error) {
+	for _, h := range hooks {
+		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(types, t) }) {
+			continue
+		}
+		if _, err := kernel.AnyTypeByName("btf_trace_" + h.tracepoint); err != nil {
+			return nil, fmt.Errorf("this kernel has no tracepoint %s: tcptrace needs Linux 5.10 or newer, with CONFIG_INET: %w", h.tracepoint, err)
+		}
+		wanted = append(wanted, h)
+	}
+	return wanted, nil
 }
 
 // start does what follows the load.
@@ -245,8 +257,12 @@ func loadError(err error) error {
 // probeHZ returns the kernel's ticks a second, which it tells nobody: the ratio
 // of a setting in ticks to the same in seconds. 0 if all of them are 0.
 func probeHZ(coll *ebpf.Collection) (uint32, error) {
-	if _, err := coll.Programs[hzProgram].Run(&ebpf.RunOptions{Context: []uint64{0, 0}}); err != nil {
+	prog := coll.Programs[hzProgram]
+	if _, err := prog.Run(&ebpf.RunOptions{Context: []uint64{0, 0}}); err != nil {
 		return 0, fmt.Errorf("run %s: %w", hzProgram, err)
+	}
+	if err := prog.Close(); err != nil { // it has done its work
+		return 0, fmt.Errorf("unload %s: %w", hzProgram, err)
 	}
 	for _, p := range []struct{ variable, sysctl string }{
 		{"probe_keepalive_time", "tcp_keepalive_time"},

@@ -3,11 +3,16 @@
 package live
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
 func TestMissingCaps(t *testing.T) {
@@ -37,6 +42,35 @@ func TestLockdown(t *testing.T) {
 		if got := lockdown(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
+	}
+}
+
+// A kernel that lacks a tracepoint is told apart by its BTF.
+func TestMissingTracepoint(t *testing.T) {
+	proto := &btf.FuncProto{Return: &btf.Void{}}
+	var types []btf.Type
+	for _, h := range hooks {
+		if h.tracepoint != "tcp_send_reset" {
+			types = append(types, &btf.Typedef{Name: "btf_trace_" + h.tracepoint, Type: proto})
+		}
+	}
+	b, err := btf.NewBuilder(types, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := b.Marshal(nil, btf.KernelMarshalOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := chooseHooks(kernel, []events.Type{events.Retransmit}); err != nil || len(got) != 3 {
+		t.Errorf("retransmissions need %d hooks: %v", len(got), err)
+	}
+	if _, err := chooseHooks(kernel, []events.Type{events.Reset}); err == nil || !strings.Contains(err.Error(), "no tracepoint tcp_send_reset") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -238,9 +239,12 @@ func checkStates(t *testing.T, facts *lab.Facts, evs []events.Event, blind []lab
 // usedAgain tells whether another connection has the addresses of this one.
 func usedAgain(facts *lab.Facts, i int) bool {
 	c := facts.Conns[i]
-	return slices.ContainsFunc(facts.Conns[i+1:], func(o lab.Conn) bool {
-		return o.Client.Addr == c.Client.Addr && o.Server.Addr == c.Server.Addr
-	})
+	for j, o := range facts.Conns {
+		if j != i && o.Client.Addr == c.Client.Addr && o.Server.Addr == c.Server.Addr {
+			return true
+		}
+	}
+	return false
 }
 
 // checkDecoration looks at what every event of a kind must have, and must not.
@@ -396,8 +400,67 @@ func TestScenarios(t *testing.T) {
 		for _, family := range []lab.Family{lab.V4, lab.V6, lab.Mapped} {
 			t.Run(sc.Name+"/"+family.String(), func(t *testing.T) {
 				t.Parallel()
-				play(t, loopback(t, family), sc.Run)
+				evs := play(t, loopback(t, family), sc.Run)
+				details(t, sc.Name, evs)
 			})
 		}
+	}
+}
+
+// details looks at what makes an event of one scenario unlike others.
+func details(t *testing.T, scenario string, evs []events.Event) {
+	t.Helper()
+	resetOf := map[string]struct {
+		kind  events.Kind
+		state events.State
+		flags events.Flags // of the packet that it answers, but for PSH; 0: none
+	}{
+		"refused":             {events.KindRefused, 0, events.SYN},
+		"linger0":             {events.KindLinger, events.Established, 0},
+		"unread-data":         {events.KindUnreadData, events.Established, 0},
+		"keepalive":           {events.KindKeepalive, events.Established, 0},
+		"disconnect":          {events.KindAbort, events.Established, 0},
+		"overflow":            {events.KindOverflow, events.NewSynRecv, events.ACK},
+		"data-after-shutdown": {events.KindDataAfterClose, events.FinWait2, events.ACK},
+		"data-after-close":    {events.KindDataAfterClose, events.FinWait2, events.ACK},
+		"time-wait":           {events.KindTimeWait, events.TimeWait, events.ACK},
+		"time-wait-reuse":     {events.KindBadAck, events.SynSent, events.ACK},
+	}
+	want, isReset := resetOf[scenario]
+	found := false
+	for i := range evs {
+		e := &evs[i]
+		if e.PID != 0 && (e.PID != uint32(os.Getpid()) || len(e.Comm.Bytes()) == 0) {
+			t.Errorf("pid %d, comm %q: all sockets are this test's: %s", e.PID, e.Comm, line(e))
+		}
+		switch {
+		case e.Type == events.Retransmit && e.State == events.SynSent && e.PID == 0,
+			e.Type == events.Retransmit && e.State == events.NewSynRecv && e.PID == 0:
+			t.Errorf("who connected or listened is known: %s", line(e))
+		case e.Type == events.Reset && e.Direction == events.Sent && e.Kind == want.kind:
+			found = true
+			answers := e.Has(events.HasTrigger)
+			if e.State != want.state || answers != (want.flags != 0) || answers && e.TriggerFlags&^events.PSH != want.flags {
+				t.Errorf("%s, in answer to %v: want state %v, in answer to %v", line(e), e.TriggerFlags, want.state, want.flags)
+			}
+			if answers && (e.TriggerTTL == 0 || !e.Has(events.HasTTL)) {
+				t.Errorf("TTL %d of a packet on loopback: %s", e.TriggerTTL, line(e))
+			}
+			if scenario == "refused" && !e.TriggerTimestamps || scenario == "time-wait-reuse" && e.TriggerTimestamps {
+				t.Errorf("timestamps: %v: %s", e.TriggerTimestamps, line(e))
+			}
+		case scenario == "orphan-fin" && e.Type == events.Retransmit:
+			if !e.Orphan || e.Phase != events.PhaseClose || e.Flags&events.FIN == 0 || e.State != events.FinWait1 {
+				t.Errorf("no orphan's FIN: %s", line(e))
+			}
+		case scenario == "ports-exhausted" && e.NewState == events.Close && e.OldState == events.SynSent:
+			found = true
+			if e.LPort != 0 || e.RPort == 0 || e.Error != 0 {
+				t.Errorf("no port was left: %s", line(e))
+			}
+		}
+	}
+	if (isReset || scenario == "ports-exhausted") && !found {
+		t.Errorf("the event that makes the scenario is missing:\n%s", dump(evs))
 	}
 }
