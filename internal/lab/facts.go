@@ -73,17 +73,17 @@ func (p Place) bind() netip.Addr {
 	return p.target()
 }
 
-// with changes settings at both ends and puts them back afterwards.
+// with changes settings at both ends; restore puts them back.
 func (p Place) with(settings ...string) (restore func() error, err error) {
-	restore, err = p.Client.With(settings...)
+	client, err := p.Client.With(settings...)
 	if err != nil || p.Client == p.Server {
-		return restore, err
+		return client, err
 	}
-	other, err := p.Server.With(settings...)
+	server, err := p.Server.With(settings...)
 	if err != nil {
-		return nil, errors.Join(err, restore())
+		return nil, errors.Join(err, client())
 	}
-	return func() error { return errors.Join(other(), restore()) }, nil
+	return func() error { return errors.Join(server(), client()) }, nil
 }
 
 // Facts are what a scenario did: what a witness must report.
@@ -103,6 +103,8 @@ type Facts struct {
 // A Conn is a connection, or the attempt at one.
 type Conn struct {
 	Client, Server End
+	// Repeats says that changes from a state to itself may come in between: MPTCP can close a path more than once.
+	Repeats bool
 }
 
 // An End is one end of a connection.

@@ -17,8 +17,11 @@ import (
 //
 // At that point offset 0 is the TCP header, the length is that of the TCP segment (header and payload), and the IP
 // header lies at SKF_NET_OFF. On a listener the filter sees SYNs and everything addressed to a connection that is not
-// established yet; connections accepted from it inherit it. A TIME_WAIT socket has none. A segmentation bunch counts as
-// one segment and is dropped whole.
+// established yet; connections accepted from it inherit it. A TIME_WAIT socket has none. A bunch of segments (TSO) passes
+// or is dropped as a whole.
+//
+// The filter runs in the context of whoever the packet interrupts. Where the outcome must not depend on that, use
+// Blackhole.
 type Filter struct {
 	name string
 	prog []unix.SockFilter
@@ -37,10 +40,9 @@ const (
 	flagSYN    = 0x02
 	flagACK    = 0x10
 
-	classLD   = unix.BPF_LD
 	loadByte  = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
 	loadWord  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-	loadLen   = classLD | unix.BPF_W | unix.BPF_LEN
+	loadLen   = unix.BPF_LD | unix.BPF_W | unix.BPF_LEN
 	andK      = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
 	rshK      = unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K
 	subX      = unix.BPF_ALU | unix.BPF_SUB | unix.BPF_X
@@ -65,11 +67,11 @@ var payload = []unix.SockFilter{
 // ect leaves the ECN bits of the IP header in A: ECT(0) is 2.
 var ect = []unix.SockFilter{
 	op(loadByte, skfNetOff), op(rshK, 4), jump(jumpEqual, 6, 0, 3),
-	op(loadByte, skfNetOff&0xffffffff+1), op(rshK, 4), jump(unix.BPF_JMP|unix.BPF_JA, 1, 0, 0),
-	op(loadByte, skfNetOff&0xffffffff+1), op(andK, 3),
+	op(loadByte, skfNetOff+1), op(rshK, 4), jump(unix.BPF_JMP|unix.BPF_JA, 1, 0, 0),
+	op(loadByte, skfNetOff+1), op(andK, 3),
 }
 
-// dropIf ends a filter: the segment is dropped if the last jump, of which cond is the code, holds.
+// dropIf makes a filter that drops a segment if the jump code, compared with k, holds for what load leaves in A.
 func dropIf(name string, code uint16, k uint32, load ...[]unix.SockFilter) Filter {
 	var prog []unix.SockFilter
 	for _, l := range load {

@@ -131,7 +131,7 @@ func TestSysctl(t *testing.T) {
 	if got := values(); got != "3 4" {
 		t.Error(got)
 	}
-	restore, err := a.With(name, "5", "net.ipv4.no_such_setting", "0", name, "6")
+	restore, err := a.With(name, "5", "-net.ipv4.no_such_setting", "1", name, "6")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,6 +243,35 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// A bunch is dropped whole, and counted by its segments.
+func TestDropsCountSegments(t *testing.T) {
+	p, err := labtest.Namespace(t).Loopback(lab.V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = lab.Perform(t.Context(), p, func(ctx context.Context, a *lab.Act) error {
+		err := lab.InTurn(
+			func() error { return a.Establish(ctx, lab.Set(unix.SOL_TCP, unix.TCP_MAXSEG, 1000)) },
+			func() error { return a.Server.Attach(lab.DropAll()) },
+			func() error { return a.Client.Send(ctx, make([]byte, 4500)) })
+		if err != nil {
+			return err
+		}
+		info, err := a.Client.Info()
+		if err != nil {
+			return err
+		}
+		want := (4500 + info.Snd_mss - 1) / info.Snd_mss
+		if n, err := a.Server.Drops(); err != nil || n != want || n < 5 {
+			t.Errorf("%d dropped, want %d (%v)", n, want, err)
+		}
+		return lab.InTurn(a.Client.Vanish, a.Server.Vanish)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // SYN and SYN-ACK are dropped where they should be.
 func TestHandshakeFilters(t *testing.T) {
 	p, err := labtest.Namespace(t).Loopback(lab.V4)
@@ -319,19 +348,15 @@ func TestBunches(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		trace := labtest.Witness(t, p.Addr)
-		facts, err := lab.Lossy(t.Context(), p, lab.LossyOptions{
-			Bytes: 8 << 20, Loss: 0.05, SegmentSize: 1000, Bunches: bunches,
+		o := lab.LossyOptions{Bytes: 8 << 20, Loss: 0.05, SegmentSize: 1000, Bunches: bunches}
+		facts, events, err := labtest.Play(t.Context(), p, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+			return lab.Lossy(ctx, p, o)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		events, err := trace.Events()
-		if err != nil {
-			t.Fatal(err)
-		}
 		n := 0
-		for _, e := range labtest.Of(p, facts, events) {
+		for _, e := range events {
 			if e.Name == lab.Retransmit {
 				n++
 			}

@@ -7,6 +7,7 @@ package lab
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -60,7 +61,7 @@ func NewNamespace(ctx context.Context) (*Namespace, error) {
 		<-n.done
 		return nil, err
 	}
-	if err := n.Do(n.setUp); err != nil {
+	if err := n.Do(func() error { return n.setUp(ctx) }); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
@@ -174,8 +175,8 @@ func (n *Namespace) ReadSysctl(name string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// With changes settings (name, value, name, value, ...) and returns a function that puts the old values back. A
-// setting that this kernel does not have is skipped if its new value is "0", which is what its absence means.
+// With changes settings (name, value, name, value, ...) and returns a function that puts the old values back. A name
+// that begins with a minus sign, as in sysctl.d(5), is passed over if this kernel does not have it.
 func (n *Namespace) With(settings ...string) (restore func() error, err error) {
 	var undo []string
 	restore = func() error {
@@ -186,9 +187,10 @@ func (n *Namespace) With(settings ...string) (restore func() error, err error) {
 		return errors.Join(errs...)
 	}
 	for i := 0; i+1 < len(settings); i += 2 {
-		name, value := settings[i], settings[i+1]
+		name, optional := strings.CutPrefix(settings[i], "-")
+		value := settings[i+1]
 		old, err := n.ReadSysctl(name)
-		if errors.Is(err, os.ErrNotExist) && value == "0" {
+		if errors.Is(err, os.ErrNotExist) && optional {
 			continue
 		}
 		if err == nil {
@@ -251,7 +253,7 @@ func (n *Namespace) waitSockets(ctx context.Context, cond func(port uint16, stat
 	})
 }
 
-func (n *Namespace) setUp() error {
+func (n *Namespace) setUp(ctx context.Context) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("making a socket: %w", err)
@@ -268,7 +270,11 @@ func (n *Namespace) setUp() error {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
 		return fmt.Errorf("bringing lo up: %w", err)
 	}
-	n.v6 = n.addLoopback6() == nil
+	if n.v6 = n.addLoopback6() == nil; n.v6 {
+		if err := n.Ready(ctx, n.own6()); err != nil {
+			return err
+		}
+	}
 	for _, s := range baseline {
 		if err := n.Sysctl(s[0], s[1]); err != nil {
 			return fmt.Errorf("setting %s: %w", s[0], err)
@@ -277,7 +283,38 @@ func (n *Namespace) setUp() error {
 	return nil
 }
 
-// addLoopback6 gives lo the namespace's own IPv6 address, at once usable. It fails on a kernel without IPv6.
+// Ready waits until an address of the namespace can be used. The kernel's work on a new IPv6 address goes on after the
+// call that added it; its last step is a route of type local, before which packets to the address go astray.
+func (n *Namespace) Ready(ctx context.Context, addr netip.Addr) error {
+	if !addr.Is6() {
+		return nil
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	want := hex.EncodeToString(addr.AsSlice())
+	err := Until(ctx, func() (bool, error) {
+		b, err := n.ReadNet("ipv6_route")
+		if err != nil {
+			return false, err
+		}
+		for line := range strings.Lines(string(b)) { // dst len src len via metric refs use flags dev
+			const local = 1 << 31 // RTF_LOCAL
+			f := strings.Fields(line)
+			if len(f) == 10 && f[0] == want && f[1] == "80" {
+				if flags, err := strconv.ParseUint(f[8], 16, 32); err == nil && flags&local != 0 {
+					return true, nil
+				}
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for %v: %w", addr, err)
+	}
+	return nil
+}
+
+// addLoopback6 gives lo the namespace's own IPv6 address. It fails on a kernel without IPv6.
 func (n *Namespace) addLoopback6() error {
 	addr := n.own6().As16()
 	msg := []byte{unix.AF_INET6, 128, unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE} // struct ifaddrmsg

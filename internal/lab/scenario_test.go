@@ -30,19 +30,10 @@ func play(ctx context.Context, s lab.Scenario, f lab.Family) (r played) {
 	if err != nil {
 		return played{err: err}
 	}
-	defer func() { r.err = errors.Join(r.err, ns.Close()) }()
-	if r.place, r.err = ns.Loopback(f); r.err != nil {
-		return r
+	if r.place, r.err = ns.Loopback(f); r.err == nil {
+		r.facts, r.events, r.err = labtest.Play(ctx, r.place, s.Run)
 	}
-	trace, err := labtest.StartTrace(r.place.Addr)
-	if err != nil {
-		return played{err: err}
-	}
-	defer func() { r.err = errors.Join(r.err, trace.Close()) }()
-	if r.facts, r.err = s.Run(ctx, r.place); r.err != nil {
-		return r
-	}
-	r.events, r.err = trace.Events()
+	r.err = errors.Join(r.err, ns.Close())
 	return r
 }
 
@@ -60,29 +51,12 @@ func TestScenarios(t *testing.T) {
 			}()
 			t.Run(fmt.Sprintf("%s/%v", s.Name, f), func(t *testing.T) {
 				t.Parallel()
-				report(t, <-result)
+				r := <-result
+				if r.err != nil {
+					t.Fatal(r.err)
+				}
+				labtest.Report(t, r.place, r.facts, r.events)
 			})
 		}
-	}
-}
-
-// report fails if a scenario did not do what it says, and tells what it did.
-func report(t *testing.T, r played) {
-	t.Helper()
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	err := labtest.Check(r.place, r.facts, r.events)
-	if err != nil || testing.Verbose() {
-		for _, e := range labtest.Of(r.place, r.facts, r.events) {
-			t.Logf("%v %d %s %v", e.Time, e.TID, e.Comm, e)
-		}
-		t.Log(labtest.Counters(r.facts.Client).TCP())
-		for _, e := range r.facts.Events {
-			t.Log(e)
-		}
-	}
-	if err != nil {
-		t.Error(err)
 	}
 }

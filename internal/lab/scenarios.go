@@ -20,7 +20,7 @@ func Scenarios() []Scenario {
 			func(ctx context.Context, p Place) (*Facts, error) { return TailLoss(ctx, p, 1) }},
 		{"lossy", "a bulk transfer over a path that loses segments", true,
 			func(ctx context.Context, p Place) (*Facts, error) {
-				return Lossy(ctx, p, LossyOptions{Bytes: 4 << 20, Loss: 0.02, SegmentSize: 1400})
+				return Lossy(ctx, p, LossyOptions{Bytes: 1 << 20, Loss: 0.02, SegmentSize: 1400})
 			}},
 		{"linger0", "a close that is a reset (SO_LINGER 0)", true, Linger0},
 		{"unread-data", "closing a socket that has unread data", true, UnreadData},
@@ -53,6 +53,7 @@ func Scenarios() []Scenario {
 		{"data-after-close", "data for a socket that was closed", false, DataAfterClose},
 		{"time-wait", "data for a connection in TIME_WAIT", false, TimeWait},
 		{"time-wait-reuse", "a port used again while the server is in TIME_WAIT", false, TimeWaitReuse},
+		{"time-wait-stuck", "the same with the client's reset getting lost", false, TimeWaitStuck},
 		{"ports-exhausted", "no local port left to connect from", false, PortsExhausted},
 		{"mptcp", "a Multipath TCP connection, without trouble", false, MPTCP},
 		{"clean", "a connection without trouble", false, Clean},

@@ -14,6 +14,10 @@ import (
 
 // Stalled has the receiver of an established connection ignore everything until the sender has retransmitted by
 // time-out so often, each time waiting twice as long. Then it listens again and the next time-out repairs the loss.
+//
+//	client  as in Clean; timeouts+1 tcp_retransmit_skb in ESTABLISHED, about 0.2, 0.6, 1.4, 3 s after the segment
+//	server  as in Clean
+//	counts  RetransSegs and TCPTimeouts as many, TCPLostRetransmit and TCPMinTTLDrop fewer by one and as many
 func Stalled(ctx context.Context, p Place, timeouts int) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -26,7 +30,11 @@ func Stalled(ctx context.Context, p Place, timeouts int) (*Facts, error) {
 		if err != nil {
 			return err
 		}
-		a.Expect(timeouts+1, Retransmit, Client, "rto")
+		segs, err := a.repaired(ctx)
+		if err != nil {
+			return err
+		}
+		a.Expect(segs, Retransmit, Client, "rto")
 		return a.Finish(ctx)
 	})
 }
@@ -37,6 +45,11 @@ const tail = 777
 // TailLoss loses the last segments of a burst, one or two. No later segment draws attention to the gap: the sender's
 // tail loss probe, a repetition of the last segment, does so before the retransmission timer would. If there were two,
 // the acknowledgement of the last has the other repaired by fast retransmission.
+//
+//	client  as in Clean; 1 tcp_retransmit_skb about 0.2 s after the segment, or with two segments 2 of them, 8 ms after
+//	server  as in Clean
+//	counts  RetransSegs 1, TCPLossProbes 1, TCPLossProbeRecovery 1;
+//	        with two segments RetransSegs 2, TCPLossProbes 1, TCPFastRetrans 1, TCPSackRecovery 1
 func TailLoss(ctx context.Context, p Place, segments int) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		burst := []int{1000, 1000}
@@ -55,11 +68,15 @@ func TailLoss(ctx context.Context, p Place, segments int) (*Facts, error) {
 			a.Expect(segments-1, Retransmit, Client, "fast")
 		}
 		return a.Finish(ctx)
-	}, "net.ipv4.tcp_ecn", "1", "net.ipv4.tcp_early_retrans", "3")
+	}, "net.ipv4.tcp_ecn", "1", "net.ipv4.tcp_ecn_fallback", "0", "net.ipv4.tcp_early_retrans", "3")
 }
 
 // FastRetransmit loses a segment in the midst of others; the acknowledgements of those that follow tell the sender at
 // once.
+//
+//	client  as in Clean; 1 tcp_retransmit_skb
+//	server  as in Clean
+//	counts  RetransSegs 1, TCPFastRetrans 1, TCPSackRecovery 1
 func FastRetransmit(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -71,7 +88,7 @@ func FastRetransmit(ctx context.Context, p Place) (*Facts, error) {
 		}
 		a.Expect(1, Retransmit, Client, "fast")
 		return a.Finish(ctx)
-	}, "net.ipv4.tcp_ecn", "1")
+	}, "net.ipv4.tcp_ecn", "1", "net.ipv4.tcp_ecn_fallback", "0")
 }
 
 // LossyOptions are the options of Lossy.
@@ -86,6 +103,10 @@ type LossyOptions struct {
 }
 
 // Lossy transfers data while the receiver loses some of it.
+//
+//	client  as in Clean; tcp_retransmit_skb in ESTABLISHED, one for each segment or, with Bunches, for several
+//	server  as in Clean
+//	counts  RetransSegs as many as segments; nearly all of it TCPFastRetrans
 func Lossy(ctx context.Context, p Place, o LossyOptions) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		if !o.Bunches {
@@ -123,7 +144,11 @@ func (a *Act) bulk(ctx context.Context, n int) (segs int, err error) {
 	if err := errors.Join(a.Server.Discard(ctx, n), <-sent, a.Server.Detach()); err != nil {
 		return 0, err
 	}
-	// The last acknowledgement may be on its way still.
+	return a.repaired(ctx)
+}
+
+// repaired waits until the client knows that everything has arrived, and returns how many segments it took.
+func (a *Act) repaired(ctx context.Context) (segs int, err error) {
 	info, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
 	if err != nil {
 		return 0, err
@@ -131,9 +156,18 @@ func (a *Act) bulk(ctx context.Context, n int) (segs int, err error) {
 	return int(info.Total_retrans), nil
 }
 
-// Transfer transfers n bytes over whatever lies between client and server, in segments sent one by one, and closes the
-// connection. The retransmissions that it takes are expected to be of one of kinds.
-func Transfer(ctx context.Context, p Place, n int, kinds ...string) (*Facts, error) {
+// TransferOptions are the options of Transfer.
+type TransferOptions struct {
+	Bytes int
+	// Before and After, which may be nil, are called around the transfer, when the connection is established.
+	Before, After func() error
+	// Kinds are those of the retransmissions that it may take.
+	Kinds []string
+}
+
+// Transfer transfers data over whatever lies between client and server, in segments sent one by one, and closes the
+// connection.
+func Transfer(ctx context.Context, p Place, o TransferOptions) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		if err := p.Client.SetSegments(p.Index, 1); err != nil {
 			return err
@@ -142,12 +176,20 @@ func Transfer(ctx context.Context, p Place, n int, kinds ...string) (*Facts, err
 		if err := a.Establish(ctx); err != nil {
 			return err
 		}
-		segs, err := a.bulk(ctx, n)
+		if o.Before != nil {
+			if err := o.Before(); err != nil {
+				return err
+			}
+		}
+		segs, err := a.bulk(ctx, o.Bytes)
+		if o.After != nil {
+			err = errors.Join(err, o.After())
+		}
 		if err != nil {
 			return err
 		}
 		if segs > 0 {
-			a.Expect(segs, Retransmit, Client, kinds...)
+			a.Expect(segs, Retransmit, Client, o.Kinds...)
 		}
 		return a.Finish(ctx)
 	})
@@ -155,6 +197,10 @@ func Transfer(ctx context.Context, p Place, n int, kinds ...string) (*Facts, err
 
 // ShrunkWindow takes the receiver's window away while a segment is under way and lost. The retransmission timer then
 // sends that segment as a probe, without counting a time-out.
+//
+//	client  as in Clean; 2 tcp_retransmit_skb in ESTABLISHED, about 0.2 and 0.6 s after the segment
+//	server  as in Clean
+//	counts  RetransSegs 2, TCPTimeouts 0
 func ShrunkWindow(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -168,7 +214,11 @@ func ShrunkWindow(ctx context.Context, p Place) (*Facts, error) {
 		if err != nil {
 			return err
 		}
-		a.Expect(2, Retransmit, Client, "probe")
+		segs, err := a.repaired(ctx)
+		if err != nil {
+			return err
+		}
+		a.Expect(segs, Retransmit, Client, "probe")
 		return a.Finish(ctx)
 	})
 }
@@ -189,6 +239,10 @@ func (s *Socket) closeWindow() error {
 
 // ZeroWindow sends more than the receiver has room for, until the sender has to probe a window that is closed, and
 // then reads it all. Window probes are no retransmissions and no tracepoint sees them.
+//
+//	client  as in Clean
+//	server  as in Clean
+//	counts  RetransSegs 0, TCPWinProbe 1 or more, TCPToZeroWindowAdv 1
 func ZeroWindow(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		const size = 1 << 20
@@ -212,25 +266,36 @@ func ZeroWindow(ctx context.Context, p Place) (*Facts, error) {
 
 // OrphanFIN closes a connection whose peer has fallen silent. The socket has no owner any more while its FIN is sent
 // again and again, here until tcp_orphan_retries ends it.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 CLOSE, the last one by timer; 2 tcp_retransmit_skb in FIN_WAIT1
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE
+//	counts  RetransSegs 2, TCPTimeouts 3, TCPAbortOnTimeout 1, EstabResets 1
 func OrphanFIN(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
 			func() error { return a.Establish(ctx) },
 			func() error { return a.Server.Blackhole(true) },
 			func() error { return a.Client.Close() },
-			func() error { return p.Client.gone(ctx, a.Conn().Client.Addr.Port()) },
-			func() error { return a.Server.Vanish() })
+			func() error { return p.Client.gone(ctx, a.Conn().Client.Addr.Port()) })
+		if err != nil {
+			return err
+		}
+		drops, err := a.Server.Drops()
 		if err != nil {
 			return err
 		}
 		a.Paths("CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
-		a.Expect(2, Retransmit, Client, "rto")
-		return nil
+		a.Expect(int(drops)-1, Retransmit, Client, "rto")
+		return a.Server.Vanish()
 	}, "net.ipv4.tcp_orphan_retries", "1")
 }
 
 // UserTimeout sends to a peer that has fallen silent, with TCP_USER_TIMEOUT of a second: then the connection is over,
 // with ETIMEDOUT and without a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE, the last one by timer; 2 tcp_retransmit_skb in ESTABLISHED
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE
+//	counts  RetransSegs 2, TCPTimeouts 3, TCPAbortOnTimeout 1, EstabResets 2, OutRsts 0
 func UserTimeout(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(

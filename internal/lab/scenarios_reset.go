@@ -12,6 +12,10 @@ import (
 )
 
 // Linger0 closes an established connection with SO_LINGER 0, which sends a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE; 1 tcp_send_reset in CLOSE, TCP_STATE
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_receive_reset, which comes before the other's tcp_send_reset
+//	counts  OutRsts 1, EstabResets 2, TCPAbortOnData 1
 func Linger0(ctx context.Context, p Place) (*Facts, error) {
 	return cut(ctx, p, Client, "linger", "TCP_STATE", func(_ context.Context, a *Act) error {
 		return errors.Join(a.Client.SetLinger0(), a.Client.Close())
@@ -19,6 +23,10 @@ func Linger0(ctx context.Context, p Place) (*Facts, error) {
 }
 
 // UnreadData closes a connection though the peer's data was not read, which sends a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE; 1 tcp_receive_reset
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_send_reset in CLOSE, TCP_ABORT_ON_CLOSE
+//	counts  OutRsts 1, EstabResets 2, TCPAbortOnClose 1
 func UnreadData(ctx context.Context, p Place) (*Facts, error) {
 	return cut(ctx, p, Server, "unread_data", "TCP_ABORT_ON_CLOSE", func(ctx context.Context, a *Act) error {
 		return InTurn(
@@ -29,6 +37,10 @@ func UnreadData(ctx context.Context, p Place) (*Facts, error) {
 }
 
 // Disconnect ends a connection by connect(AF_UNSPEC), which sends a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE; 1 tcp_send_reset in CLOSE, TCP_STATE
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_receive_reset
+//	counts  OutRsts 1, EstabResets 2
 func Disconnect(ctx context.Context, p Place) (*Facts, error) {
 	return cut(ctx, p, Client, "abort", "TCP_STATE", func(_ context.Context, a *Act) error {
 		return a.Client.Disconnect()
@@ -56,6 +68,11 @@ func cut(ctx context.Context, p Place, from Side, kind, reason string, by func(c
 
 // Keepalive lets a connection idle whose peer has fallen silent: its keepalive probe goes unanswered, and the
 // connection ends with ETIMEDOUT and a reset that the peer does not hear.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE, the last one by timer; 1 tcp_send_reset in ESTABLISHED,
+//	        TCP_KEEPALIVE_TIMEOUT, before it
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE
+//	counts  OutRsts 1, EstabResets 2, TCPKeepAlive 1, TCPAbortOnTimeout 1
 func Keepalive(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -80,6 +97,11 @@ func Keepalive(ctx context.Context, p Place) (*Facts, error) {
 
 // Linger2 closes a socket that has sent its FIN and waits for the peer's, with TCP_LINGER2 set to -1: it does not wait
 // but sends a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 FIN_WAIT2 CLOSE; 1 tcp_send_reset in CLOSE,
+//	        TCP_ABORT_ON_LINGER
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT CLOSE; 1 tcp_receive_reset
+//	counts  OutRsts 1, EstabResets 1, TCPAbortOnLinger 1
 func Linger2(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -119,6 +141,10 @@ func (a *Act) halfPaths(closed bool) {
 }
 
 // ListenerClosed closes a listener that has an established connection nobody accepted: the peer gets a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE; 1 tcp_receive_reset
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_send_reset in CLOSE, TCP_STATE
+//	counts  OutRsts 1, EstabResets 2
 func ListenerClosed(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -139,6 +165,10 @@ func ListenerClosed(ctx context.Context, p Place) (*Facts, error) {
 
 // Overflow fills an accept queue of one. A second client, whose handshake had begun when there was room, is reset when
 // it completes it, because of tcp_abort_on_overflow.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE and 1 tcp_receive_reset; the other as in Clean
+//	server  1 tcp_send_reset of the listener, INVALID_SYN, to 0.0.0.0:0; the other as in Clean
+//	counts  OutRsts 1, EstabResets 1, EmbryonicRsts 1, ListenOverflows 1, ListenDrops 1
 func Overflow(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
@@ -171,11 +201,19 @@ func Overflow(ctx context.Context, p Place) (*Facts, error) {
 
 // HalfOpen sends over a connection that the server has forgotten, as after a restart: its listener resets an
 // acknowledgement that belongs to nothing.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE; 1 tcp_receive_reset
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_send_reset of the listener, TCP_FLAGS, to 0.0.0.0:0
+//	counts  OutRsts 1, EstabResets 2
 func HalfOpen(ctx context.Context, p Place) (*Facts, error) {
 	return halfOpen(ctx, p, "other", "TCP_FLAGS", func(a *Act) error { return nil })
 }
 
 // HalfOpenGone is HalfOpen with nobody listening any more.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE; 1 tcp_receive_reset
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_send_reset: no socket, NO_SOCKET
+//	counts  OutRsts 1, EstabResets 2
 func HalfOpenGone(ctx context.Context, p Place) (*Facts, error) {
 	return halfOpen(ctx, p, "refused", "NO_SOCKET", func(a *Act) error { return a.Listener.Close() })
 }
@@ -191,6 +229,11 @@ func halfOpen(ctx context.Context, p Place, kind, reason string, then func(*Act)
 }
 
 // DataAfterShutdown shuts a socket down for both directions, whose peer then sends data: it is reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE; 1 tcp_receive_reset though none came, then
+//	        1 tcp_send_reset in CLOSE, TCP_ABORT_ON_DATA
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT CLOSE; 1 tcp_receive_reset
+//	counts  OutRsts 1, EstabResets 1, TCPAbortOnData 1
 func DataAfterShutdown(ctx context.Context, p Place) (*Facts, error) {
 	return dataAfterClose(ctx, p, false, func(ctx context.Context, a *Act) error {
 		return a.halfClose(ctx, unix.SHUT_RDWR)
@@ -199,6 +242,10 @@ func DataAfterShutdown(ctx context.Context, p Place) (*Facts, error) {
 
 // DataAfterClose closes a socket that then stays in FIN_WAIT2 in full (its time there, TCP_LINGER2, is above the 60 s
 // that a TIME_WAIT socket can stand in for); the peer sends data and is reset.
+//
+//	client  as in DataAfterShutdown, with FIN_WAIT2 FIN_WAIT2 at the close
+//	server  as in DataAfterShutdown
+//	counts  as in DataAfterShutdown
 func DataAfterClose(ctx context.Context, p Place) (*Facts, error) {
 	return dataAfterClose(ctx, p, true, func(ctx context.Context, a *Act) error {
 		return InTurn(
@@ -228,6 +275,11 @@ func dataAfterClose(ctx context.Context, p Place, closed bool, closing func(cont
 
 // TimeWait closes a socket whose peer then sends data: it waited for the peer's FIN as a TIME_WAIT socket, which
 // answers with a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 FIN_WAIT2 CLOSE; 1 tcp_send_reset in TIME_WAIT,
+//	        TCP_TIMEWAIT_SOCKET
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT CLOSE; 1 tcp_receive_reset
+//	counts  OutRsts 1, EstabResets 1
 func TimeWait(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(

@@ -78,8 +78,10 @@ func (s *Socket) Bind(addr netip.AddrPort) error {
 	return nil
 }
 
-func (s *Socket) sockaddr(addr netip.AddrPort) unix.Sockaddr {
-	if s.domain == unix.AF_INET {
+func (s *Socket) sockaddr(addr netip.AddrPort) unix.Sockaddr { return sockaddr(s.domain, addr) }
+
+func sockaddr(domain int, addr netip.AddrPort) unix.Sockaddr {
+	if domain == unix.AF_INET {
 		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().Unmap().As4()}
 	}
 	return &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
@@ -186,9 +188,6 @@ func (s *Socket) Accept(ctx context.Context) (*Socket, error) {
 	}
 	return &Socket{fd: fd, domain: s.domain}, nil
 }
-
-// WaitQueued waits until a listener has a connection that was not accepted.
-func (s *Socket) WaitQueued(ctx context.Context) error { return s.ready(ctx, unix.POLLIN) }
 
 // Send sends all of b.
 func (s *Socket) Send(ctx context.Context, b []byte) error {

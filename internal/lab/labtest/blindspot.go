@@ -36,7 +36,7 @@ func StartBlindSpot() (*BlindSpot, error) {
 		defer b.mu.Unlock()
 		b.lines = append(b.lines, line)
 	}
-	in, err := startInstance(take, func(in *instance) error {
+	in, err := startInstance(1<<10, take, func(in *instance) error {
 		// Threads that come later are followed. So are the processes that process 1 starts: Events leaves them out.
 		if err := in.write("options/event-fork", "1"); err != nil {
 			return err
@@ -92,7 +92,7 @@ func (b *BlindSpot) Events(match func(TraceEvent) bool) ([]TraceEvent, error) {
 	if b.absent {
 		return nil, nil
 	}
-	if err := errors.Join(b.in.sync(), b.look()); err != nil {
+	if err := errors.Join(b.in.sync(0), b.look()); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()

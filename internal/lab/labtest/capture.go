@@ -58,7 +58,8 @@ func (p Packet) String() string {
 			flags.WriteRune(c)
 		}
 	}
-	return fmt.Sprintf("%v > %v [%s] seq %d ack %d len %d segs %d", p.Src, p.Dst, flags.String(), p.Seq, p.Ack, p.Len, p.Segs)
+	return fmt.Sprintf("%v > %v [%s] seq %d ack %d len %d segs %d",
+		p.Src, p.Dst, flags.String(), p.Seq, p.Ack, p.Len, p.Segs)
 }
 
 // A Capture records the TCP packets of an interface: a witness of what was on the wire.
@@ -100,6 +101,7 @@ func (c *Capture) open(dev string) (err error) {
 	snap := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 256}}
 	return lab.InTurn(
 		func() error { return unix.SetsockoptInt(c.fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1) },
+		func() error { return unix.SetsockoptInt(c.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1) },
 		func() error { return unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) },
 		func() error { return unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20) },
 		func() error {
@@ -117,7 +119,7 @@ func (c *Capture) run() {
 	buf, oob := make([]byte, 4096), make([]byte, 256)
 	for {
 		stopping := c.stopping.Load() // asked before the queue is found empty
-		n, on, _, from, err := unix.Recvmsg(c.fd, buf, oob, unix.MSG_TRUNC)
+		n, on, _, from, err := unix.Recvmsg(c.fd, buf, oob, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN) && stopping:
@@ -139,9 +141,13 @@ func (c *Capture) run() {
 			if c.loopback && outgoing { // it comes again
 				continue
 			}
-			if p, ok := decode(buf[:min(n, len(buf))], n); ok {
-				p.Outgoing = outgoing
-				p.Time = timestamp(oob[:on])
+			at, length, err := ancillary(oob[:on])
+			if err != nil {
+				c.err = err
+				return
+			}
+			if p, ok := decode(buf[:n], length); ok {
+				p.Time, p.Outgoing = at, outgoing
 				c.packets = append(c.packets, p)
 			}
 		}
@@ -159,22 +165,27 @@ func (c *Capture) Stop() ([]Packet, error) {
 	return c.packets, errors.Join(c.err, err, unix.Close(c.fd))
 }
 
-func timestamp(oob []byte) time.Time {
+// ancillary reads what the kernel says about a packet: when it came, and how long it was.
+func ancillary(oob []byte) (at time.Time, length int, err error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return time.Time{}
+		return at, 0, err
 	}
 	for _, m := range messages {
-		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS &&
-			len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
+		switch {
+		case m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS &&
+			len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})):
 			ts := *(*unix.Timespec)(unsafe.Pointer(&m.Data[0]))
-			return time.Unix(ts.Unix())
+			at = time.Unix(ts.Unix())
+		case m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA && len(m.Data) >= 8:
+			length = int(binary.NativeEndian.Uint32(m.Data[4:])) // struct tpacket_auxdata: tp_len
 		}
 	}
-	return time.Time{}
+	return at, length, nil
 }
 
-// decode reads a packet with its virtio_net_hdr and Ethernet header. b may be cut short: total is its length.
+// decode reads a packet with its virtio_net_hdr and Ethernet header. b may be cut short: total is the packet's length
+// from the Ethernet header on.
 func decode(b []byte, total int) (p Packet, ok bool) {
 	const ethernet = 14
 	if len(b) < vnetHeader+ethernet+20 {
@@ -185,7 +196,7 @@ func decode(b []byte, total int) (p Packet, ok bool) {
 	}
 	etherType := binary.BigEndian.Uint16(b[vnetHeader+12:])
 	ip := b[vnetHeader+ethernet:]
-	total -= vnetHeader + ethernet
+	total -= ethernet
 	var src, dst netip.Addr
 	var header int
 	switch {

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -19,6 +21,9 @@ import (
 // Of picks the events of a scenario: those with the place's address, which no other namespace has, and those of a
 // listener on [::], by its port.
 func Of(p lab.Place, f *lab.Facts, events []TraceEvent) []TraceEvent {
+	if f == nil {
+		return nil
+	}
 	return slices.DeleteFunc(slices.Clone(events), func(e TraceEvent) bool {
 		anyAddr := e.Src.Addr().IsUnspecified() && e.Src.Port() == f.Listener.Port()
 		return !e.Involves(p.Addr) && !anyAddr
@@ -74,9 +79,13 @@ func checkStates(f *lab.Facts, events []TraceEvent) error {
 		return err
 	}
 	var errs []error
-	take := func(src, dst netip.AddrPort, path string) {
+	take := func(src, dst netip.AddrPort, path string, repeats bool) {
 		i := slices.IndexFunc(left, func(l *life) bool {
-			return l.src.Port() == src.Port() && l.dst == dst && l.path == path
+			got := l.path
+			if repeats {
+				got = strings.Join(slices.Compact(strings.Fields(got)), " ")
+			}
+			return l.src.Port() == src.Port() && l.dst == dst && got == path
 		})
 		if i < 0 {
 			errs = append(errs, fmt.Errorf("no socket %v > %v went %s", src, dst, path))
@@ -86,10 +95,10 @@ func checkStates(f *lab.Facts, events []TraceEvent) error {
 	}
 	for _, c := range f.Conns {
 		if c.Client.States != "" {
-			take(c.Client.Addr, c.Server.Addr, c.Client.States)
+			take(c.Client.Addr, c.Server.Addr, c.Client.States, c.Repeats)
 		}
 		if c.Server.States != "" {
-			take(c.Server.Addr, c.Client.Addr, c.Server.States)
+			take(c.Server.Addr, c.Client.Addr, c.Server.States, c.Repeats)
 		}
 	}
 	for _, l := range left {
@@ -100,8 +109,20 @@ func checkStates(f *lab.Facts, events []TraceEvent) error {
 	return errors.Join(errs...)
 }
 
+// hasField tells whether a tracepoint of this kernel has a field.
+func hasField(tracepoint, field string) bool {
+	root, err := tracefs()
+	if err != nil {
+		return false
+	}
+	b, err := os.ReadFile(filepath.Join(root, "events/tcp", tracepoint, "format"))
+	return err == nil && strings.Contains(string(b), " "+field+";")
+}
+
 func checkEvents(f *lab.Facts, events []TraceEvent) error {
 	var errs []error
+	// Older kernels report neither a reset without a socket nor a retransmission that failed.
+	reason, failures := hasField(lab.SendReset, "reason"), hasField(lab.Retransmit, "err")
 	for _, name := range []string{lab.Retransmit, lab.RetransSYNACK, lab.SendReset, lab.ReceiveReset} {
 		for _, side := range []lab.Side{lab.Client, lab.Server} {
 			got := slices.DeleteFunc(slices.Clone(events), func(e TraceEvent) bool {
@@ -110,7 +131,7 @@ func checkEvents(f *lab.Facts, events []TraceEvent) error {
 			least, most := 0, 0
 			var reasons, errnos []string
 			for _, e := range f.Events {
-				if e.Name == name && e.Side == side {
+				if e.Name == name && e.Side == side && (reason || !e.NoSocket) && (failures || e.Err == "") {
 					least, most = least+e.Min, most+e.Max
 					reasons, errnos = append(reasons, e.Reason), append(errnos, e.Err)
 				}

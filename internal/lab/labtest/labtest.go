@@ -6,6 +6,7 @@ package labtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -47,12 +48,73 @@ func Witness(t testing.TB, addrs ...netip.Addr) *Trace {
 	return trace
 }
 
+// Play plays a scenario and returns what it did and what tracefs saw of it. If so much happens on this machine meanwhile
+// that tracefs loses events, it is played again.
+func Play(ctx context.Context, p lab.Place, run func(context.Context, lab.Place) (*lab.Facts, error)) (
+	facts *lab.Facts, events []TraceEvent, err error) {
+	const attempts = 20
+	for range attempts {
+		facts, events, err = playOnce(ctx, p, run)
+		if !errors.Is(err, ErrLost) {
+			break
+		}
+	}
+	return facts, Of(p, facts, events), err
+}
+
+func playOnce(ctx context.Context, p lab.Place, run func(context.Context, lab.Place) (*lab.Facts, error)) (
+	facts *lab.Facts, events []TraceEvent, err error) {
+	trace, err := StartTrace(p.Addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	if facts, err = run(ctx, p); err == nil {
+		events, err = trace.Events()
+	}
+	return facts, events, errors.Join(err, trace.Close())
+}
+
+// PlayAndCheck plays a scenario and fails the test if tracefs or the kernel's counters do not bear out what it says it
+// did. On failure, and with -v, it tells what they saw.
+func PlayAndCheck(t testing.TB, p lab.Place, run func(context.Context, lab.Place) (*lab.Facts, error)) *lab.Facts {
+	t.Helper()
+	facts, events, err := Play(t.Context(), p, run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Report(t, p, facts, events)
+	return facts
+}
+
+// Report is the second half of PlayAndCheck.
+func Report(t testing.TB, p lab.Place, facts *lab.Facts, events []TraceEvent) {
+	t.Helper()
+	err := Check(p, facts, events)
+	if err != nil || testing.Verbose() {
+		for _, e := range events {
+			t.Logf("%v %d %s %v", e.Time, e.TID, e.Comm, e)
+		}
+		t.Log("client:", Counters(facts.Client).TCP())
+		if p.Client != p.Server {
+			t.Log("server:", Counters(facts.Server).TCP())
+		}
+		for _, e := range facts.Events {
+			t.Log("said:", e)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // Main is for TestMain: it runs the tests and fails if they leave a namespace, a tracing instance or a descriptor
 // behind.
 func Main(m *testing.M) {
 	root, err := tracefs() // it may keep a descriptor
 	if err != nil {
 		root = ""
+	} else {
+		sweep(root)
 	}
 	before := openFiles()
 	code := m.Run()

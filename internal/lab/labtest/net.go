@@ -31,7 +31,8 @@ type PairOptions struct {
 }
 
 // A Pair is two namespaces joined by a virtual Ethernet cable, or by two and a router. Hardware addresses are set by
-// hand, so that nothing crosses it but TCP. Its addresses belong to this pair alone.
+// hand, so that nothing crosses it but TCP (and IPv6's multicast listener reports). Its addresses belong to this pair
+// alone.
 type Pair struct {
 	Client, Server *lab.Namespace
 	// Router is nil without PathMTU.
@@ -55,6 +56,18 @@ func NewPair(t testing.TB, o PairOptions) *Pair {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, ns := range []*lab.Namespace{p.Client, p.Server} {
+		for _, a := range addrs(ns) {
+			if err := ns.Ready(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if p.Router != nil { // its address stands in what it says
+		if err := p.Router.Ready(t.Context(), gateway[1]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if o.NoOffload {
 		for _, ns := range []*lab.Namespace{p.Client, p.Server} {
@@ -273,7 +286,8 @@ func Unreachable(ctx context.Context, p lab.Place, retries int) (*lab.Facts, err
 
 // FailingConnect connects over a path that prepare has closed on this side, waits until the SYN was due again so often,
 // each time failing with errno, and gives up.
-func FailingConnect(ctx context.Context, p lab.Place, retries int, errno string, prepare func(*lab.Act) error) (*lab.Facts, error) {
+func FailingConnect(ctx context.Context, p lab.Place, retries int, errno string,
+	prepare func(*lab.Act) error) (*lab.Facts, error) {
 	return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
 		err := lab.InTurn(
 			a.Listen,
@@ -289,5 +303,30 @@ func FailingConnect(ctx context.Context, p lab.Place, retries int, errno string,
 		a.Paths("CLOSE SYN_SENT CLOSE", "")
 		a.Expect(retries, lab.Retransmit, lab.Client, "syn").Err = errno
 		return nil
-	}, "net.ipv4.tcp_syn_linear_timeouts", "4")
+	}, lab.SYNLinearTimeouts, "4")
+}
+
+// PathMTU sends a segment that is too long for a router on its way (PairOptions.PathMTU). The router says so, and the
+// segment goes again at once, as two (seen on 6.18: in one event).
+func PathMTU(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+	return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+		err := a.Establish(ctx)
+		if err != nil {
+			return err
+		}
+		info, err := a.Client.Info()
+		if err != nil {
+			return err
+		}
+		if err := a.Burst(ctx, int(info.Snd_mss)); err != nil {
+			return err
+		}
+		if info, err = a.Client.Info(); err != nil {
+			return err
+		}
+		e := a.Expect(1, lab.Retransmit, lab.Client, "pmtu")
+		e.Segs = int(info.Total_retrans)
+		e.Max = e.Segs
+		return a.Finish(ctx)
+	})
 }

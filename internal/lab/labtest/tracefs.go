@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,10 @@ var Tracepoints = []string{
 	"tcp/tcp_retransmit_skb", "tcp/tcp_retransmit_synack", "tcp/tcp_send_reset", "tcp/tcp_receive_reset",
 	"sock/inet_sock_set_state",
 }
+
+// ErrLost is returned by a witness that was overrun: so much happened on this machine that the kernel dropped events. It
+// knows nothing then, so do what was to be witnessed again: see Play.
+var ErrLost = errors.New("labtest: tracefs lost events")
 
 // ErrNoTracefs is returned where the kernel has no tracefs.
 var ErrNoTracefs = errors.New("labtest: no tracefs")
@@ -52,36 +57,51 @@ var tracefs = sync.OnceValues(func() (string, error) {
 })
 
 // InstancePrefix begins the name of every tracing instance of this process.
-func InstancePrefix() string { return fmt.Sprintf("tcptrace-lab-%d-", os.Getpid()) }
+func InstancePrefix() string { return fmt.Sprintf("%s%d-", instancePrefix, os.Getpid()) }
+
+const instancePrefix = "tcptrace-lab-"
 
 var instances atomic.Int64
 
-// An instance is a private tracefs instance with the five tracepoints, read line by line as they come.
-type instance struct {
-	dir    string
-	line   func(string)
-	done   chan struct{}
-	stop   atomic.Bool
-	marker chan string
-	err    error // of the reader, to be looked at after done
+// sweep removes the instances of processes that died before they could.
+func sweep(root string) {
+	old, _ := filepath.Glob(filepath.Join(root, "instances", instancePrefix+"*"))
+	for _, dir := range old {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), instancePrefix), "-")
+		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
+			_ = os.Remove(dir) // another may be doing the same
+		}
+	}
 }
 
-// startInstance starts to record. prepare is called before the tracepoints are enabled, line for every line, by one
-// goroutine.
-func startInstance(line func(string), prepare func(*instance) error) (*instance, error) {
+// An instance is a private tracefs instance with the five tracepoints, read line by line as they come.
+type instance struct {
+	dir  string
+	line func(string)
+	done chan struct{}
+	stop atomic.Bool
+	err  error // of the reader, to be looked at after done
+
+	mu    sync.Mutex
+	marks map[string]chan struct{} // those that sync waits for
+}
+
+// startInstance starts to record, with a buffer of so many KiB for each processor. prepare is called before the
+// tracepoints are enabled, line for every line, by one goroutine.
+func startInstance(kib int, line func(string), prepare func(*instance) error) (*instance, error) {
 	root, err := tracefs()
 	if err != nil {
 		return nil, err
 	}
 	in := &instance{
 		dir:  filepath.Join(root, "instances", InstancePrefix()+strconv.FormatInt(instances.Add(1), 10)),
-		line: line, done: make(chan struct{}), marker: make(chan string, 64),
+		line: line, done: make(chan struct{}), marks: map[string]chan struct{}{},
 	}
 	if err := os.Mkdir(in.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making a tracing instance: %w", err)
 	}
 	pipe := -1
-	err = in.setUp(prepare)
+	err = in.setUp(kib, prepare)
 	if err == nil {
 		pipe, err = unix.Open(filepath.Join(in.dir, "trace_pipe"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	}
@@ -93,19 +113,18 @@ func startInstance(line func(string), prepare func(*instance) error) (*instance,
 	return in, nil
 }
 
-func (in *instance) setUp(prepare func(*instance) error) error {
+func (in *instance) setUp(kib int, prepare func(*instance) error) error {
 	settings := [][2]string{
-		{"buffer_size_kb", "8192"},
-		{"buffer_percent", "0"}, // tell the reader of every event
+		{"buffer_size_kb", strconv.Itoa(kib)},
 		{"trace_clock", "boot"},
 		{"options/record-tgid", "1"},
 	}
 	for _, s := range settings {
-		err := in.write(s[0], s[1])
-		if err != nil && (s[0] != "buffer_percent" || !errors.Is(err, os.ErrNotExist)) {
+		if err := in.write(s[0], s[1]); err != nil {
 			return err
 		}
 	}
+	_ = in.write("buffer_percent", "0")   // tell the reader of every event, since 5.0
 	_ = in.write("options/hash-ptr", "0") // real addresses, since 5.12
 	if err := prepare(in); err != nil {
 		return err
@@ -135,13 +154,17 @@ func (in *instance) write(name, value string) error {
 func (in *instance) read(pipe int) {
 	defer close(in.done)
 	defer unix.Close(pipe)
+	// A thread of its own, never given back, that a busy machine does not keep waiting.
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -19)
 	buf := make([]byte, 1<<16)
 	rest := 0
 	for !in.stop.Load() {
 		n, err := unix.Read(pipe, buf[rest:])
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || err == nil && n == 0 {
 			// In slices of time, for the sake of stop.
-			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}}, 20); err != nil && !errors.Is(err, unix.EINTR) {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}}, 20)
+			if err != nil && !errors.Is(err, unix.EINTR) {
 				in.err = err
 				return
 			}
@@ -155,55 +178,85 @@ func (in *instance) read(pipe int) {
 		end := strings.LastIndexByte(text, '\n') + 1
 		for line := range strings.Lines(text[:end]) {
 			if _, mark, ok := strings.Cut(line, "tracing_mark_write: "); ok {
-				in.marker <- strings.TrimSpace(mark)
-				continue
+				in.passed(strings.TrimSpace(mark))
+			} else if !strings.HasSuffix(line, " EVENTS]\n") { // LOST: sync tells
+				in.line(line)
 			}
-			in.line(line)
 		}
 		rest = copy(buf, text[end:])
 	}
 }
 
-// sync waits until everything that happened before has been read. It fails if the kernel lost events.
-func (in *instance) sync() error {
+// passed tells sync that a mark has been read.
+func (in *instance) passed(mark string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if c := in.marks[mark]; c != nil {
+		close(c)
+		delete(in.marks, mark)
+	}
+}
+
+// sync waits until everything that happened before has been read. It fails with ErrLost if the kernel has lost more
+// events than before.
+func (in *instance) sync(before int) error {
 	mark := "sync-" + strconv.FormatInt(instances.Add(1), 10)
+	c := make(chan struct{})
+	in.mu.Lock()
+	in.marks[mark] = c
+	in.mu.Unlock()
 	if err := in.write("trace_marker", mark); err != nil {
 		return err
 	}
 	deadline := time.After(30 * time.Second)
-	for {
+	check := time.NewTicker(50 * time.Millisecond) // the mark can get lost too
+	defer check.Stop()
+	for done := false; ; {
 		select {
-		case m := <-in.marker:
-			if m == mark {
-				return in.lost()
-			}
+		case <-c:
+			done = true
 		case <-in.done:
 			return errors.Join(errors.New("the trace was ended"), in.err)
 		case <-deadline:
-			return errors.Join(errors.New("the trace does not come to an end"), in.lost())
+			return errors.New("the trace does not come to an end")
+		case <-check.C:
+		}
+		lost, err := in.lost()
+		if err != nil {
+			return err
+		}
+		if lost > before {
+			return fmt.Errorf("%w: %d", ErrLost, lost-before)
+		}
+		if done {
+			return nil
 		}
 	}
 }
 
-// lost fails if the ring buffer dropped or overwrote events.
-func (in *instance) lost() error {
+// lost counts the events that the ring buffer has dropped or overwritten.
+func (in *instance) lost() (n int, err error) {
 	files, err := filepath.Glob(filepath.Join(in.dir, "per_cpu/cpu*/stats"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for line := range strings.Lines(string(b)) {
 			k, v, _ := strings.Cut(strings.TrimSpace(line), ": ")
-			if (k == "overrun" || k == "commit overrun" || k == "dropped events") && v != "0" {
-				return fmt.Errorf("tracefs lost events: %s %s in %s", k, v, file)
+			if k == "overrun" || k == "commit overrun" || k == "dropped events" {
+				i, err := strconv.Atoi(v)
+				if err != nil {
+					return 0, fmt.Errorf("%s: %w", file, err)
+				}
+				n += i
 			}
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // close ends the recording and removes the instance.
@@ -224,12 +277,113 @@ func (in *instance) close() error {
 	return err
 }
 
+// witness is the one instance that all traces of the process share: it sees the whole machine, and a second one would
+// see the same again. It exists while there is a trace.
+var witness = struct {
+	mu sync.Mutex
+	in *instance
+
+	lines  sync.RWMutex // guards traces
+	traces map[*Trace]bool
+}{traces: map[*Trace]bool{}}
+
 // A Trace records the five tracepoints by tracefs: a witness that has nothing to do with BPF.
 type Trace struct {
 	in     *instance
+	wanted []string
+	lost   int // by the instance, before this trace
 	mu     sync.Mutex
 	events []TraceEvent
 	err    error
+}
+
+// StartTrace starts to record the tracepoints. Given addresses, as a lab.Place has one of its own, it keeps only the
+// events that concern them, and those of listeners on all addresses: others on this machine may be making a storm.
+func StartTrace(addrs ...netip.Addr) (*Trace, error) {
+	w := &witness
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.in == nil {
+		const kib = 32 << 10
+		in, err := startInstance(kib, dispatch, func(*instance) error { return nil })
+		if err != nil {
+			return nil, err
+		}
+		w.in = in
+	}
+	t := &Trace{in: w.in}
+	var err error
+	if t.lost, err = w.in.lost(); err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		t.wanted = append(t.wanted, a.Unmap().String())
+	}
+	if len(addrs) > 0 {
+		t.wanted = append(t.wanted, " saddrv6=:: ", "src=[::]:")
+	}
+	w.lines.Lock()
+	defer w.lines.Unlock()
+	w.traces[t] = true
+	return t, nil
+}
+
+// dispatch gives a line to those who want it.
+func dispatch(line string) {
+	witness.lines.RLock()
+	defer witness.lines.RUnlock()
+	for t := range witness.traces {
+		t.take(line)
+	}
+}
+
+// Close ends the trace.
+func (t *Trace) Close() error {
+	w := &witness
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines.Lock()
+	delete(w.traces, t)
+	last := len(w.traces) == 0
+	w.lines.Unlock()
+	if !last || w.in == nil {
+		return nil
+	}
+	in := w.in
+	w.in = nil
+	return in.close()
+}
+
+// take keeps a line if it has one of the wanted texts, nil wanting all.
+func (t *Trace) take(line string) {
+	ok := t.wanted == nil
+	for _, w := range t.wanted {
+		ok = ok || strings.Contains(line, w)
+	}
+	if !ok {
+		return
+	}
+	e, err := parseTrace(line)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		t.err = errors.Join(t.err, err)
+		return
+	}
+	t.events = append(t.events, e)
+}
+
+// Events returns everything that happened so far, oldest first. It fails with ErrLost if some of it was lost.
+func (t *Trace) Events() ([]TraceEvent, error) {
+	if err := t.in.sync(t.lost); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err != nil {
+		return nil, t.err
+	}
+	return append([]TraceEvent(nil), t.events...), nil
 }
 
 // A TraceEvent is one event as tracefs printed it.
@@ -257,62 +411,11 @@ type TraceEvent struct {
 	HasErr bool
 }
 
-// StartTrace starts to record the tracepoints. Given addresses, as a lab.Place has one of its own, it keeps only the
-// events that concern them, and those of listeners on all addresses: others on this machine may be making a storm.
-func StartTrace(addrs ...netip.Addr) (*Trace, error) {
-	var wanted []string
-	for _, a := range addrs {
-		wanted = append(wanted, a.Unmap().String())
-	}
-	if len(addrs) > 0 {
-		wanted = append(wanted, " saddrv6=:: ", "src=[::]:")
-	}
-	t := &Trace{}
-	var err error
-	t.in, err = startInstance(func(line string) { t.take(line, wanted) }, func(*instance) error { return nil })
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-// take keeps a line if it has one of the wanted texts, nil wanting all.
-func (t *Trace) take(line string, wanted []string) {
-	ok := wanted == nil
-	for _, w := range wanted {
-		ok = ok || strings.Contains(line, w)
-	}
-	if !ok {
-		return
-	}
-	e, err := parseTrace(line)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err != nil {
-		t.err = errors.Join(t.err, err)
-		return
-	}
-	t.events = append(t.events, e)
-}
-
-// Events returns everything that happened so far, oldest first. It fails if some of it was lost.
-func (t *Trace) Events() ([]TraceEvent, error) {
-	if err := t.in.sync(); err != nil {
-		return nil, err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return append([]TraceEvent(nil), t.events...), t.err
-}
-
 // Involves tells whether the event's source or destination is addr.
 func (e TraceEvent) Involves(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	return e.Src.Addr() == addr || e.Dst.Addr() == addr
 }
-
-// Close ends the trace.
-func (t *Trace) Close() error { return t.in.close() }
 
 // parseTrace reads a line: comm-tid (tgid) [cpu] flags time: name: key=value ...
 func parseTrace(line string) (e TraceEvent, err error) {

@@ -167,3 +167,14 @@ func reject(a *lab.Act) error {
 	a.Later(remove)
 	return err
 }
+
+// Lossy transfers n bytes past a rule in the server's firewall that drops some at random.
+func Lossy(ctx context.Context, p lab.Place, rule Rule, n int) (*lab.Facts, error) {
+	var remove func() error
+	return lab.Transfer(ctx, p, lab.TransferOptions{
+		Bytes:  n,
+		Before: func() (err error) { remove, err = Firewall(p.Server, rule); return err },
+		After:  func() error { return remove() },
+		Kinds:  []string{"fast", "rto", "loss", "rack"},
+	})
+}
