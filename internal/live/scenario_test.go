@@ -38,6 +38,11 @@ type tracer struct {
 
 func start(t *testing.T, types []events.Type, inums ...uint32) *tracer {
 	t.Helper()
+	return startFiltered(t, types, filter.Kernel{NetNS: inums})
+}
+
+func startFiltered(t *testing.T, types []events.Type, kernel filter.Kernel) *tracer {
+	t.Helper()
 	blind, err := labtest.StartBlindSpot()
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +53,7 @@ func start(t *testing.T, types []events.Type, inums ...uint32) *tracer {
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	src, err := live.Open(ctx, live.Options{Types: types, Kernel: filter.Kernel{NetNS: inums}, Buffer: 16 << 20})
+	src, err := live.Open(ctx, live.Options{Types: types, Kernel: kernel, Buffer: 16 << 20})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
@@ -304,7 +309,7 @@ func checkTimeouts(t *testing.T, evs []events.Event) {
 // identity compares the counters of a namespace with the events in it: kernel-facts' proof that nothing was missed.
 func identity(t *testing.T, delta map[string]uint64, evs []events.Event, blind []labtest.TraceEvent) {
 	t.Helper()
-	var segs, sent, syn, synack, fast, slow, missed uint64
+	var segs, sent, syn, synack, fast, slow, tlp, timer, missed uint64
 	for i := range evs {
 		e := &evs[i]
 		switch {
@@ -315,6 +320,9 @@ func identity(t *testing.T, delta map[string]uint64, evs []events.Event, blind [
 			if e.Error == 0 {
 				segs += n
 			}
+			if e.Attempt > 0 && e.Kind != events.KindRTO {
+				timer++ // SYNs and SYN-ACKs that went again by themselves
+			}
 			switch e.Kind {
 			case events.KindSYN:
 				// What never got as far as the sending is not counted.
@@ -323,6 +331,10 @@ func identity(t *testing.T, delta map[string]uint64, evs []events.Event, blind [
 				}
 			case events.KindSYNACK:
 				synack++
+			case events.KindTLP:
+				tlp++
+			case events.KindRTO:
+				timer++
 			case events.KindFast, events.KindRACK:
 				fast += n
 			case events.KindLoss, events.KindPMTU, events.KindTFO:
@@ -349,6 +361,14 @@ func identity(t *testing.T, delta map[string]uint64, evs []events.Event, blind [
 	}
 	if want := delta["TCPSynRetrans"]; syn+synack != want {
 		t.Errorf("%d SYNs and %d SYN-ACKs sent again, TCPSynRetrans says %d", syn, synack, want)
+	}
+	// The kernel also counts the time-out that ends a connection, those of
+	// requests, and probes that sent new data.
+	if most := delta["TCPTimeouts"]; timer > most {
+		t.Errorf("%d time-outs, TCPTimeouts says %d", timer, most)
+	}
+	if most := delta["TCPLossProbes"]; tlp > most {
+		t.Errorf("%d loss probes, TCPLossProbes says %d", tlp, most)
 	}
 	if want := delta["TCPFastRetrans"]; fast != want {
 		t.Errorf("%d segments sent again fast, TCPFastRetrans says %d", fast, want)
