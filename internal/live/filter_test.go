@@ -5,7 +5,6 @@
 package live_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -64,7 +63,7 @@ func TestKernelFilters(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, run := range []func(context.Context, lab.Place) (*lab.Facts, error){lab.Refused, lab.Linger0, lab.Overflow} {
+				for _, run := range []trouble{lab.Refused, lab.Linger0, lab.Overflow} {
 					if _, err := run(t.Context(), place); err != nil {
 						t.Fatal(err)
 					}

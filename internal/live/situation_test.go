@@ -24,18 +24,24 @@ import (
 var families = []lab.Family{lab.V4, lab.V6}
 
 // capture records what crosses the client's interface while run makes trouble.
-func capture(t *testing.T, place lab.Place, run func(context.Context, lab.Place) (*lab.Facts, error)) ([]events.Event, []labtest.Packet) {
+func capture(t *testing.T, place lab.Place, run trouble) ([]events.Event, []labtest.Packet) {
 	t.Helper()
-	c, err := labtest.StartCapture(place.Client, place.Dev)
-	if err != nil {
-		t.Fatal(err)
+	type both struct {
+		evs     []events.Event
+		packets []labtest.Packet
 	}
-	evs := play(t, place, run)
-	packets, err := c.Stop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return evs, packets
+	got := whole(t, func() (b both, hidden bool) {
+		c, err := labtest.StartCapture(place.Client, place.Dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.evs, hidden = playOnce(t, place, run)
+		if b.packets, err = c.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		return b, hidden
+	})
+	return got.evs, got.packets
 }
 
 // repeated are the packets whose sequence numbers had been sent before.
