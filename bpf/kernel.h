@@ -246,6 +246,7 @@ struct tcp_sock {
 	u32 total_retrans;
 	u32 data_segs_out;
 	u32 dsack_dups;
+	int linger2;
 	u16 total_rto; /* from 6.7, 3868ab0f1925 */
 	u8 syn_data : 1;
 	u8 syn_data_acked : 1;

@@ -101,6 +101,7 @@ enum reset_bits {
 	RST_ATTACHED = 1 << 7,	   /* a process holds the socket */
 	RST_BACKLOG_FULL = 1 << 8, /* a listener's accept queue is full */
 	RST_CLOSED = 1 << 9, /* was closed just before; state is from memory */
+	RST_LINGER2 = 1 << 10, /* TCP_LINGER2 is below 0 */
 };
 
 struct reset {

@@ -787,6 +787,8 @@ int send_reset(struct bpf_raw_tracepoint_args *ctx)
 			bits |= RST_LINGER0;
 		if (PROBE_FIELD(sk, sk_shutdown) & RCV_SHUTDOWN)
 			bits |= RST_RCV_SHUTDOWN;
+		if (BPF_CORE_READ(tp, linger2) < 0)
+			bits |= RST_LINGER2;
 		if (BPF_CORE_READ(sk, sk_socket))
 			bits |= RST_ATTACHED;
 		/* tcp_close() has flushed the receive queue by now, but what
@@ -914,7 +916,7 @@ int set_state(u64 *ctx)
 	struct state_change *r;
 	struct memory *m;
 	u64 key = (u64)sk;
-	bool lived;
+	bool lived, unborn;
 
 	/* MPTCP sends parallel changes of its own socket, protocol 262. */
 	if (sk->sk_protocol != PROTO_TCP)
@@ -925,9 +927,15 @@ int set_state(u64 *ctx)
 	if (want_states)
 		c = count_produced(RECORD_STATE);
 
-	h.cookie = sk->__sk_common.skc_cookie.counter;
+	/* Seen through 6.12: inet_csk_clone_lock() changes the child's state
+	 * before it gives it what is its own. Until then it has the cookie of
+	 * its listener, and no remote end. */
+	unborn = old == TCP_LISTEN && new == TCP_SYN_RECV &&
+		 !sk->__sk_common.skc_dport;
+	if (!unborn)
+		h.cookie = sk->__sk_common.skc_cookie.counter;
 	lived = h.cookie;
-	if (!h.cookie && have_cookie_helper)
+	if (!h.cookie && have_cookie_helper && !unborn)
 		h.cookie = bpf_get_socket_cookie(sk);
 	m = recall(key, h.cookie);
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN ||
@@ -944,12 +952,19 @@ int set_state(u64 *ctx)
 				     1ULL << 63;
 		else if (lived && new == TCP_SYN_SENT)
 			fresh.life = 1 + (lives++ & 0x3fff);
-		if (new != TCP_SYN_RECV || !h.cookie)
+		/* With the helper a child needs no memory: it will have the
+		 * cookie of its request, as its SYN-ACK has. */
+		if (new != TCP_SYN_RECV || !have_cookie_helper) {
 			bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
-		m = recall(key, h.cookie);
+			m = recall(key, h.cookie);
+		} else {
+			m = NULL; /* of a socket that had this address before */
+		}
 	}
 	if (want_states) {
 		read_sock(&h, sk);
+		if (unborn)
+			h.cookie = 0;
 		/* The tracepoint fires before the state is stored. */
 		h.state = new;
 		use_memory(&h, m);

@@ -79,6 +79,7 @@ func phaseOf(s State) Phase {
 type resetSignature struct {
 	bits     uint16
 	state    State
+	orphan   bool
 	skErr    Errno
 	reason   string // empty where the kernel gives none
 	answered bool   // to a packet, with flags
@@ -113,11 +114,11 @@ func classifyReset(s *resetSignature) (Kind, string) {
 			!byReason && has(rstClosed) && has(rstUnread):
 			return KindUnreadData, "closed with unread data"
 		case s.reason == "TCP_ABORT_ON_LINGER":
-			return KindLinger, "closed with TCP_LINGER2 below 0"
+			return KindLinger, whyLinger2
 		case s.reason == "TCP_KEEPALIVE_TIMEOUT":
 			return KindKeepalive, "the peer did not answer keepalive probes"
 		case s.reason == "TCP_ABORT_ON_MEMORY":
-			return KindAbort, "the kernel is out of memory for orphaned connections"
+			return KindAbort, whyMemory
 		case s.reason == "TCP_DISCONNECT_WITH_DATA":
 			return KindAbort, "disconnected with unsent data"
 		case byReason && s.reason != "TCP_STATE":
@@ -127,6 +128,13 @@ func classifyReset(s *resetSignature) (Kind, string) {
 		case has(rstClosed) && has(rstLinger0) && has(rstRcvShutdown):
 			// tcp_close() shuts both directions down before it disconnects.
 			return KindLinger, "closed with SO_LINGER at 0 seconds"
+		case has(rstClosed) && s.orphan && s.state == FinWait2 && has(rstLinger2):
+			// tcp_close() has made it an orphan by then.
+			return KindLinger, whyLinger2
+		case s.orphan && s.state == FinWait2 && !has(rstClosed):
+			return KindAbort, "the peer did not close its side in time" // tcp_keepalive_timer()
+		case s.orphan && !byReason:
+			return KindAbort, whyMemory // tcp_check_oom(), at the close or a time-out of an orphan
 		case has(rstClosed) && !has(rstAttached):
 			return KindAbort, "the listener was closed before this connection was accepted"
 		case has(rstClosed):
@@ -159,6 +167,11 @@ func classifyReset(s *resetSignature) (Kind, string) {
 	}
 	return KindOther, "a packet came that does not fit the connection"
 }
+
+const (
+	whyLinger2 = "closed with TCP_LINGER2 below 0"
+	whyMemory  = "the kernel is out of memory for orphaned connections"
+)
 
 const whyDataAfterClose = "data came after this side had stopped receiving"
 

@@ -231,14 +231,16 @@ const (
 	rstAttached    = 1 << 7
 	rstBacklogFull = 1 << 8
 	rstClosed      = 1 << 9
+	rstLinger2     = 1 << 10
 )
 
 func (d *Decoder) reset(b []byte, e *Event) {
 	le := binary.LittleEndian
 	s := resetSignature{
-		bits:  le.Uint16(b[120:]),
-		state: e.State,
-		skErr: Errno(le.Uint32(b[116:])),
+		bits:   le.Uint16(b[120:]),
+		state:  e.State,
+		orphan: e.Orphan,
+		skErr:  Errno(le.Uint32(b[116:])),
 	}
 	if s.bits&rstReceived != 0 {
 		e.Direction = Received
