@@ -397,17 +397,22 @@ func lastLine(b []byte) string {
 	return string(b[bytes.LastIndexByte(b, '\n')+1:])
 }
 
-// refuse makes one refused connection.
+// refuse makes two refused connections: four events, of which the machine may
+// hide one from BPF.
 func refuse(t *testing.T, ns *lab.Namespace) {
 	t.Helper()
 	place, err := ns.Loopback(lab.V4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lab.Refused(t.Context(), place); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if _, err := lab.Refused(t.Context(), place); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
+
+var eventCount = regexp.MustCompile(`(\d+) events`)
 
 func TestSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
@@ -418,12 +423,15 @@ func TestSignals(t *testing.T) {
 			p := trace(t, out, "resets", "--netns", fmt.Sprint(ns.Inum()))
 			refuse(t, ns)
 			p.signal(s)
-			if code := p.end(); code != 0 || !strings.Contains(p.said.String(), "2 events") {
-				t.Errorf("exit code %d, said %q", code, p.said.String())
+			code := p.end()
+			m := eventCount.FindStringSubmatch(p.said.String())
+			if code != 0 || m == nil {
+				t.Fatalf("exit code %d, said %q", code, p.said.String())
 			}
+			n, _ := strconv.Atoi(m[1])
 			b, err := os.ReadFile(out.Name())
-			if err != nil || bytes.Count(b, []byte{'\n'}) != 3 {
-				t.Errorf("%v, printed %q", err, b)
+			if err != nil || n < 2 || bytes.Count(b, []byte{'\n'}) != n+1 {
+				t.Errorf("%v, %d events, printed %q", err, n, b)
 			}
 		})
 	}
@@ -664,7 +672,7 @@ func TestHostileName(t *testing.T) {
 	}
 }
 
-// connectAs has a process with that name be refused a connection. The process
+// connectAs has a process with that name be refused connections. The process
 // is this test's binary.
 func connectAs(t *testing.T, ns *lab.Namespace, name string) (pid int) {
 	t.Helper()
@@ -704,11 +712,16 @@ func TestConnectAs(t *testing.T) {
 	if err := unix.Setns(3, unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Fatalf("%v in place of a refusal", err)
+	for range 3 { // the machine may hide one from BPF
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("%v in place of a refusal", err)
+		}
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -15,24 +15,21 @@ import (
 // TestListenerCookie gives the listener a cookie, as ss does: an accepted
 // connection has a conn of its own from its first event that has one.
 func TestListenerCookie(t *testing.T) {
-	place := loopback(t, lab.V4)
-	tr := start(t, allTypes, place.Client.Inum())
-	facts, err := lab.Perform(t.Context(), place, func(ctx context.Context, a *lab.Act) error {
-		return lab.InTurn(
-			a.Listen,
-			func() error { a.Listener.Cookie(); return nil },
-			func() error { return a.Start() },
-			func() error { return a.Accept(ctx) },
-			func() error { return a.Finish(ctx) })
+	var port uint16
+	evs := play(t, loopback(t, lab.V4), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+		return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+			return lab.InTurn(
+				a.Listen,
+				func() error { port = a.Facts.Listener.Port(); a.Listener.Cookie(); return nil },
+				func() error { return a.Start() },
+				func() error { return a.Accept(ctx) },
+				func() error { return a.Finish(ctx) })
+		})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	evs := tr.finish(t)
 	child, listener := uint64(0), uint64(0)
 	for i := range evs {
 		e := &evs[i]
-		if e.LPort != facts.Listener.Port() {
+		if e.LPort != port {
 			continue
 		}
 		switch {

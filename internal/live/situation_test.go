@@ -274,6 +274,35 @@ func TestTimeWaitReuse(t *testing.T) {
 // TestSameTuple has the same addresses and ports in two namespaces at once.
 func TestSameTuple(t *testing.T) {
 	a, b := labtest.Namespace(t), labtest.Namespace(t)
+	evs := whole(t, func() ([]events.Event, bool) { return refusedInBoth(t, a, b) })
+	conns := map[uint32]uint64{}
+	count := map[string]int{}
+	for i := range evs {
+		e := &evs[i]
+		count[fmt.Sprint(e.NetNS, " ", name(e))]++
+		if e.Conn == 0 {
+			continue // the reset without a socket
+		}
+		if c := conns[e.NetNS]; c != 0 && c != e.Conn {
+			t.Errorf("conn %x became %x: %s", c, e.Conn, line(e))
+		}
+		conns[e.NetNS] = e.Conn
+	}
+	if conns[a.Inum()] == 0 || conns[a.Inum()] == conns[b.Inum()] || len(conns) != 2 {
+		t.Errorf("connections by namespace: %x", conns)
+	}
+	for _, ns := range []*lab.Namespace{a, b} {
+		for point, n := range map[string]int{lab.SendReset: 1, lab.ReceiveReset: 1, lab.SetState: 2} {
+			if got := count[fmt.Sprint(ns.Inum(), " ", point)]; got != n {
+				t.Errorf("namespace %d: %d of %s, want %d", ns.Inum(), got, point, n)
+			}
+		}
+	}
+}
+
+// refusedInBoth makes the same refused connection in two namespaces.
+func refusedInBoth(t *testing.T, a, b *lab.Namespace) (evs []events.Event, hidden bool) {
+	t.Helper()
 	tr := start(t, allTypes, a.Inum(), b.Inum())
 	local, remote := netip.MustParseAddrPort("127.0.0.1:40001"), netip.MustParseAddrPort("127.0.0.1:9")
 	for _, ns := range []*lab.Namespace{a, b} {
@@ -294,34 +323,14 @@ func TestSameTuple(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	evs := tr.finish(t)
-	blind, err := tr.blind.Events(func(e labtest.TraceEvent) bool { return e.Src.Port() == 40001 || e.Dst.Port() == 40001 })
+	evs = tr.finish(t)
+	blind, err := tr.blind.Events(func(e labtest.TraceEvent) bool {
+		return e.Src.Port() == local.Port() || e.Dst.Port() == local.Port()
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	conns := map[uint32]uint64{}
-	count := map[string]int{}
-	for i := range evs {
-		e := &evs[i]
-		count[fmt.Sprint(e.NetNS, " ", name(e))]++
-		if e.Conn == 0 {
-			continue // the reset without a socket
-		}
-		if c := conns[e.NetNS]; c != 0 && c != e.Conn {
-			t.Errorf("conn %x became %x: %s", c, e.Conn, line(e))
-		}
-		conns[e.NetNS] = e.Conn
-	}
-	if conns[a.Inum()] == 0 || conns[a.Inum()] == conns[b.Inum()] || len(conns) != 2 {
-		t.Errorf("connections by namespace: %x", conns)
-	}
-	for _, ns := range []*lab.Namespace{a, b} {
-		for point, n := range map[string]int{lab.SendReset: 1, lab.ReceiveReset: 1, lab.SetState: 2} {
-			if got := count[fmt.Sprint(ns.Inum(), " ", point)]; got != n && len(blind) == 0 {
-				t.Errorf("namespace %d: %d of %s, want %d", ns.Inum(), got, point, n)
-			}
-		}
-	}
+	return evs, len(blind) > 0
 }
 
 // TestGivesUp has the kernel give a stalled connection up, by a setting of the
