@@ -189,20 +189,6 @@ func (p *tool) misses() map[string]uint64 {
 	return out
 }
 
-func namespace(t *testing.T) *lab.Namespace {
-	t.Helper()
-	ns, err := lab.NewNamespace(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := ns.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return ns
-}
-
 func tempFile(t *testing.T) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -273,7 +259,7 @@ func TestStorm(t *testing.T) {
 }
 
 func testStorm(t *testing.T, command, format, sink string) {
-	ns := namespace(t)
+	ns := labtest.Namespace(t)
 	place, err := ns.Loopback(lab.V4)
 	if err != nil {
 		t.Fatal(err)
@@ -418,7 +404,7 @@ func TestSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
-			ns := namespace(t)
+			ns := labtest.Namespace(t)
 			out := tempFile(t)
 			p := trace(t, out, "resets", "--netns", fmt.Sprint(ns.Inum()))
 			refuse(t, ns)
@@ -439,7 +425,7 @@ func TestSignals(t *testing.T) {
 
 // The reader of a pipe goes away after the first line, and no event follows.
 func TestHead(t *testing.T) {
-	ns := namespace(t)
+	ns := labtest.Namespace(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -457,7 +443,7 @@ func TestHead(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
-	ns := namespace(t)
+	ns := labtest.Namespace(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -594,7 +580,7 @@ func terminal(t *testing.T) (master, slave *os.File) {
 }
 
 func TestClosedTerminal(t *testing.T) {
-	ns := namespace(t)
+	ns := labtest.Namespace(t)
 	master, slave := terminal(t)
 	p := launch(t, slave, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}, "resets", "--netns", fmt.Sprint(ns.Inum()))
 	slave.Close()
@@ -618,7 +604,7 @@ func TestHostileName(t *testing.T) {
 	for _, format := range []string{"table", "wide", "json", "csv"} {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
-			ns := namespace(t)
+			ns := labtest.Namespace(t)
 			out := tempFile(t)
 			args := []string{"resets", "--direction", "received", "-o", format, "--netns", fmt.Sprint(ns.Inum()), "-c", "1"}
 			lines := 2 // json: the event and the summary; csv: the headings and the event
