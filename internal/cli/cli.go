@@ -174,6 +174,9 @@ tcptrace events -o json | jq .         # everything, for programs`,
 		Args:                       a.noCommand,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.Version = a.versionText()
+	root.Flags().BoolP("version", "v", false, "print the version")
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { io.WriteString(a.out, helpText(cmd)) })
 	root.SetFlagErrorFunc(a.flagError)
 	root.AddGroup(&cobra.Group{ID: groupTrace, Title: "Trace"}, &cobra.Group{ID: groupOther, Title: "More"})

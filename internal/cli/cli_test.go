@@ -456,6 +456,11 @@ func TestVersion(t *testing.T) {
 	if code := r.run("version"); code != 0 || !strings.HasPrefix(r.out.String(), "tcptrace 1.2.3 (abc 2026-01-31T12:00:00Z) go1.") {
 		t.Errorf("exit code %d, stdout %q", code, &r.out)
 	}
+	command := r.out.String()
+	r = run{}
+	if code := r.run("--version"); code != 0 || r.out.String() != command {
+		t.Errorf("--version: exit code %d, stdout %q", code, &r.out)
+	}
 	r = run{}
 	var v map[string]string
 	if code := r.run("version", "-o", "json"); code != 0 {
