@@ -52,7 +52,7 @@ struct bpf_raw_tracepoint_args {
 /*
  * FIELD reads an integer of whatever width and signedness the running kernel
  * gives it, bit-fields included: tcp_skb_cb.tcp_flags was u8 through 6.14 and
- * u16 after, many TCP sysctls were int before 5.15 (4ecc1baf362c and others)
+ * u16 after, many TCP sysctls were int before 5.13 (4ecc1baf362c and others)
  * and are u8 since, icsk_ca_state is a bit-field. Loaders don't adjust the
  * width of a plain load.
  */
@@ -193,7 +193,6 @@ struct sock___ino {
 };
 
 struct request_sock_queue {
-	u8 rskq_defer_accept;
 	atomic_t qlen;
 	atomic_t young;
 };
@@ -207,7 +206,7 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct request_sock_queue icsk_accept_queue;
 	u32 icsk_rto;
-	u32 icsk_rto_min; /* from 5.11 */
+	u32 icsk_rto_min; /* not in every 5.10 */
 	u32 icsk_rto_max; /* from 6.15 */
 	u8 icsk_ca_state : 5;
 	u8 icsk_retransmits;

@@ -534,6 +534,7 @@ int retransmit_synack(u64 *ctx)
 	struct memory *m;
 	struct tcp_sock *tp;
 	u32 limit, qlen, young, isn;
+	unsigned long expires;
 
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
@@ -548,6 +549,7 @@ int retransmit_synack(u64 *ctx)
 		h.state = TCP_NEW_SYN_RECV; /* the request's own state */
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
+	h.inode = 0; /* a request has none; that was the listener's */
 	/* The child inherits the request's cookie (inet_csk_clone_lock). */
 	h.cookie = req->__req_common.skc_cookie.counter;
 	if (!h.cookie && have_cookie_helper)
@@ -573,7 +575,10 @@ int retransmit_synack(u64 *ctx)
 	r->tcp_flags = TCPHDR_SYN | TCPHDR_ACK;
 	r->err = 0;
 	r->bits = RTX_REQUEST;
-	if ((long)(bpf_jiffies64() - req->rsk_timer.expires) >= 0)
+	/* A Fast Open child has its own timer do it (tcp_retransmit_timer). */
+	expires = h.state == TCP_NEW_SYN_RECV ? req->rsk_timer.expires
+					      : timer_expires(sk, tp);
+	if ((long)(bpf_jiffies64() - expires) >= 0)
 		r->bits |= RTX_TIMER_EXPIRED;
 	r->rto = 0; /* TCP_TIMEOUT_INIT */
 	if (bpf_core_field_exists(req->timeout))
@@ -588,9 +593,12 @@ int retransmit_synack(u64 *ctx)
 	/* The limit, lowered while the accept queue is more than half full:
 	 * reqsk_timer_handler(). */
 	limit = icsk->icsk_syn_retries;
-	if (!limit)
+	if (!limit) {
 		limit = FIELD(sk->__sk_common.skc_net.net,
 			      ipv4.sysctl_tcp_synack_retries);
+		if (h.state != TCP_NEW_SYN_RECV)
+			limit++; /* tcp_fastopen_synack_timer() */
+	}
 	if (h.state == TCP_NEW_SYN_RECV) {
 		u32 backlog = sk->sk_max_ack_backlog;
 
@@ -604,8 +612,6 @@ int retransmit_synack(u64 *ctx)
 				young <<= 1;
 			}
 		}
-	} else {
-		limit++; /* tcp_fastopen_synack_timer() allows one more */
 	}
 	r->syn_retries = limit;
 	read_settings(r, sk);
@@ -777,6 +783,7 @@ int send_reset(struct bpf_raw_tracepoint_args *ctx)
 			/* The socket is the listener: its owner is right, but
 			 * the connection is another. */
 			h.conn = 0;
+			h.inode = 0;
 			if (BPF_CORE_READ(sk, sk_ack_backlog) >
 			    BPF_CORE_READ(sk, sk_max_ack_backlog))
 				bits |= RST_BACKLOG_FULL;

@@ -175,8 +175,13 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	}
 	var play *performance
 	if demo != nil {
-		play = a.perform(ctx, demo, f, cancel)
-		o.Idle = func() error { play.idle(); return checkOpen(a.env.Stdout) }
+		play = &performance{moments: make(chan struct{})}
+		begin := sync.OnceFunc(func() { a.perform(ctx, play, demo, f, cancel) })
+		o.Idle = func() error { // the first idle moment is behind the headings
+			begin()
+			play.idle()
+			return checkOpen(a.env.Stdout)
+		}
 	}
 	if !printer.ShowsLost() {
 		o.Warn = func(e *events.Event) { a.say("%s", format.LostText(e)) }
@@ -203,8 +208,7 @@ type performance struct {
 }
 
 // perform starts the demo, and calls done when it has ended.
-func (a *app) perform(ctx context.Context, demo Demo, f *streamFlags, done func()) *performance {
-	p := &performance{moments: make(chan struct{})}
+func (a *app) perform(ctx context.Context, p *performance, demo Demo, f *streamFlags, done func()) {
 	say := func(line string) {
 		switch {
 		case f.quiet:
@@ -226,7 +230,6 @@ func (a *app) perform(ctx context.Context, demo Demo, f *streamFlags, done func(
 			p.err = err
 		}
 	})
-	return p
 }
 
 // idle is called when all events so far have been shown.

@@ -215,7 +215,7 @@ func HalfOpen(ctx context.Context, p Place) (*Facts, error) {
 //	server  LISTEN SYN_RECV ESTABLISHED CLOSE; 1 tcp_send_reset: no socket, NO_SOCKET
 //	counts  OutRsts 1, EstabResets 2
 func HalfOpenGone(ctx context.Context, p Place) (*Facts, error) {
-	return halfOpen(ctx, p, "refused", "NO_SOCKET", func(a *Act) error { return a.Listener.Close() })
+	return halfOpen(ctx, p, "other", "NO_SOCKET", func(a *Act) error { return a.Listener.Close() })
 }
 
 func halfOpen(ctx context.Context, p Place, kind, reason string, then func(*Act) error) (*Facts, error) {

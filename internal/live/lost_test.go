@@ -10,6 +10,8 @@ import (
 	"io"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/internal/lab"
 	"github.com/tcptrace/tcptrace/internal/live"
@@ -86,5 +88,49 @@ func TestLost(t *testing.T) {
 	}
 	if given+c.Filtered+c.Merged+c.Lost != c.Produced {
 		t.Errorf("given %d + filtered %d + merged %d + lost %d is not produced %d", given, c.Filtered, c.Merged, c.Lost, c.Produced)
+	}
+}
+
+// TestBacklog ends a stream while much is waiting that looks as if it could be
+// merged: all of it is given.
+func TestBacklog(t *testing.T) {
+	place := loopback(t, lab.V4)
+	ctx, cancel := context.WithCancel(t.Context())
+	src, err := live.Open(ctx, live.Options{
+		Types: []events.Type{events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{place.Client.Inum()}, States: 1<<events.FinWait1 | 1<<events.FinWait2},
+		Buffer: 16 << 20,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := src.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	// The client has shut down both ways; the server resets it.
+	const n = 300
+	for range n {
+		_, err := lab.Perform(t.Context(), place, func(ctx context.Context, a *lab.Act) error {
+			return lab.InTurn(
+				func() error { return a.Establish(ctx) },
+				func() error { return a.Client.Shutdown(unix.SHUT_RDWR) },
+				func() error { return a.Server.WaitEOF(ctx) },
+				func() error { return a.Server.SetLinger0() },
+				func() error { return a.Server.Close() })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	given := uint64(0)
+	for batch := make([]events.Event, 0, 256); err == nil; {
+		batch, err = src.Read(ctx, batch[:0])
+		given += uint64(len(batch))
+	}
+	c := src.Counts()
+	if !errors.Is(err, io.EOF) || given < n-n/10 || given+c.Filtered+c.Merged+c.Lost != c.Produced {
+		t.Errorf("%v: given %d + filtered %d + merged %d + lost %d is not produced %d", err, given, c.Filtered, c.Merged, c.Lost, c.Produced)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -356,6 +357,56 @@ func TestGivesUp(t *testing.T) {
 			})
 			if rtos := only(evs, events.KindRTO); len(rtos) == 3 && rtos[0].GivesUp != 14*rtos[0].RTO {
 				t.Errorf("foretold in %v, want 2+4+8 times %v", rtos[0].GivesUp, rtos[0].RTO)
+			}
+		})
+	}
+}
+
+// TestKilled has ss end a connection.
+func TestKilled(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			evs := play(t, loopback(t, family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+					err := lab.InTurn(
+						func() error { return a.Establish(ctx) },
+						func() error {
+							kill := exec.CommandContext(ctx, "ss", "-K", "-t", "dport", "=", fmt.Sprint(a.Facts.Listener.Port()))
+							return p.Client.Do(kill.Run)
+						},
+						func() error { return a.Client.WaitFailure(ctx, unix.ECONNABORTED) },
+						func() error { return a.Server.WaitFailure(ctx, unix.ECONNRESET) })
+					a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+					a.ExpectReset(lab.Client, "abort", "TCP_STATE")
+					return err
+				})
+			})
+			for i := range evs {
+				if e := &evs[i]; e.Direction == events.Sent && e.State != events.Established {
+					t.Errorf("the state before is ESTABLISHED: %s", line(e))
+				}
+			}
+		})
+	}
+}
+
+// TestQueueFull has this host's queueing discipline drop what is sent again.
+func TestQueueFull(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			place := labtest.NewPair(t, labtest.PairOptions{}).Place(family)
+			evs := play(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return labtest.FailingConnect(ctx, p, 2, "ENOBUFS", func(*lab.Act) error {
+					tc := exec.CommandContext(ctx, "tc", "qdisc", "replace", "dev", p.Dev, "root", "pfifo", "limit", "0")
+					return p.Client.Do(tc.Run)
+				})
+			})
+			for _, e := range only(evs, events.KindSYN) {
+				if e.NextRTO != 500*time.Millisecond {
+					t.Errorf("the next try is in %v: %s", e.NextRTO, line(&e))
+				}
 			}
 		})
 	}

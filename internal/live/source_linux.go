@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -52,11 +53,11 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 	}
 	batch = s.merge.Next(batch)
 	start := len(batch)
-	batch, err := s.drain(batch, !done)
+	batch, emptied, err := s.drain(batch, !done)
 	if err != nil {
 		return batch, err
 	}
-	end := done && len(batch) == start
+	end := done && emptied && len(batch) == start
 	batch = s.merge.Fold(batch, end)
 	if end {
 		err = io.EOF
@@ -64,13 +65,13 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 	return batch, err
 }
 
-// drain appends the waiting events, as many as fit. If there are none it may
-// wait a tick for the first.
-func (s *source) drain(batch []events.Event, wait bool) ([]events.Event, error) {
+// drain appends the waiting events, as many as fit, and reports whether that
+// was all of them. If there are none it may wait a tick for the first.
+func (s *source) drain(batch []events.Event, wait bool) (_ []events.Event, emptied bool, err error) {
 	deadline := time.Unix(1, 0) // long past: look, don't wait
 	if wait && s.reader.AvailableBytes() == 0 {
 		if err := s.coll.Variables["reader_waits"].Set(uint32(1)); err != nil {
-			return batch, fmt.Errorf("announce the wait: %w", err)
+			return batch, false, fmt.Errorf("announce the wait: %w", err)
 		}
 		deadline = time.Now().Add(tick)
 	}
@@ -78,33 +79,29 @@ func (s *source) drain(batch []events.Event, wait bool) ([]events.Event, error) 
 	s.dec.Wall = wallOffset()
 	read := 0
 	// A lost record can stand for one event of each type before its own.
-	for len(batch)+numTypes <= cap(batch) {
+	for !emptied && len(batch)+numTypes <= cap(batch) {
 		err := s.reader.ReadInto(&s.rec)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
+			emptied = true
 			break
 		}
 		if err != nil {
-			return batch, fmt.Errorf("read ring buffer: %w", err)
+			return batch, false, fmt.Errorf("read ring buffer: %w", err)
 		}
 		if batch, err = s.append(batch); err != nil {
-			return batch, err
+			return batch, false, err
 		}
 		read++
-		if s.rec.Remaining == 0 {
-			break
-		}
+		emptied = s.rec.Remaining == 0
 	}
-	if read == 0 {
+	if emptied && read == 0 { // no record will tell of what was lost last
 		var lost uint32
 		if err := s.coll.Variables["lost_total"].Get(&lost); err != nil {
-			return batch, fmt.Errorf("read lost events: %w", err)
+			return batch, false, fmt.Errorf("read lost events: %w", err)
 		}
-		if lost != s.lostSeen {
-			s.lostSeen = lost
-			return s.appendLost(batch, bootTime())
-		}
+		batch, err = s.appendLost(batch, bootTime(), lost)
 	}
-	return batch, nil
+	return batch, emptied, err
 }
 
 // append decodes the current record into batch, behind what was lost before it.
@@ -116,9 +113,8 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 		return batch[:len(batch)-1], fmt.Errorf("decode: %w", err)
 	}
 	if lost != s.lostSeen {
-		s.lostSeen = lost
 		own := *e
-		if batch, err = s.appendLost(batch[:len(batch)-1], own.Boot); err != nil {
+		if batch, err = s.appendLost(batch[:len(batch)-1], own.Boot, lost); err != nil {
 			return batch, err
 		}
 		batch = append(batch, own)
@@ -128,19 +124,28 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 	return batch, nil
 }
 
-// appendLost reports the losses of each type that were not reported yet.
-func (s *source) appendLost(batch []events.Event, boot uint64) ([]events.Event, error) {
+// appendLost reports the losses up to the moment when lost were lost in all:
+// their number is exact. Of which type they were is told by counts that are
+// read now, and may hold later losses too: where both types were lost in two
+// gaps, one gap may get some of the other's.
+func (s *source) appendLost(batch []events.Event, boot uint64, lost uint32) ([]events.Event, error) {
+	if lost == s.lostSeen {
+		return batch, nil
+	}
 	t, err := s.totals()
 	if err != nil {
 		return batch, err
 	}
+	left := uint64(lost - s.lostSeen)
+	s.lostSeen = lost
 	for i := range t.Lost {
-		if n := t.Lost[i] - s.lostReported[i]; n > 0 {
+		if n := min(t.Lost[i]-s.lostReported[i], left); n > 0 {
 			batch = append(batch, events.Event{
 				Time: int64(boot) + s.dec.Wall, Boot: boot,
 				Type: events.Lost, Count: n, Of: events.Type(i),
 			})
-			s.lostReported[i] = t.Lost[i]
+			s.lostReported[i] += n
+			left -= n
 		}
 	}
 	return batch, nil
@@ -185,7 +190,8 @@ func (s *source) detach() error {
 		return nil
 	}
 	var errs []error
-	for _, l := range s.links {
+	// The last attached first: what set_state remembers serves the others.
+	for _, l := range slices.Backward(s.links) {
 		if err := l.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("detach: %w", err))
 		}

@@ -17,8 +17,12 @@ import (
 )
 
 const (
-	maxEntries = 4096        // of each table; past that it starts anew
-	rescan     = time.Second // of events: at most one look at the file system in it
+	maxEntries = 4096 // of each table; what is beyond has no name
+
+	// Of events: a table is looked at again at most this often, and read again
+	// for a number that it lacks at most that often.
+	recheck = 100 * time.Millisecond
+	rescan  = time.Second
 )
 
 // Cache looks each number up once. It is for one goroutine.
@@ -32,7 +36,7 @@ type Cache struct {
 func NewCache() *Cache {
 	return &Cache{
 		users:   map[uint32]string{},
-		netns:   table[uint32]{scan: scanNetNS},
+		netns:   table[uint32]{scan: scanNetNS, dir: netnsDir},
 		cgroups: table[uint64]{scan: scanCgroups},
 	}
 }
@@ -66,16 +70,30 @@ func (c *Cache) user(uid uint32) string {
 
 // table holds the names that one scan of the file system finds.
 type table[K comparable] struct {
-	scan  func(map[K]string)
-	names map[K]string
-	last  int64 // time of the event that asked for the last scan, ns
+	scan func(map[K]string)
+	// dir changes whenever a name comes or goes. The kernel uses the numbers
+	// of namespaces again at once, so that a name that was right may not be.
+	// "" where numbers are not used again.
+	dir string
+
+	names   map[K]string
+	changed time.Time // dir, at the last scan
+	checked int64     // time of the event that had dir looked at, ns
+	scanned int64     // time of the event that asked for the last scan, ns
 }
 
 func (t *table[K]) name(k K, now int64) string {
+	stale := false
+	if t.dir != "" && now-t.checked >= int64(recheck) {
+		t.checked = now
+		if fi, err := os.Stat(t.dir); err == nil && !fi.ModTime().Equal(t.changed) {
+			t.changed, stale = fi.ModTime(), true
+		}
+	}
 	name, ok := t.names[k]
-	if !ok && now-t.last >= int64(rescan) {
-		// What was not there may have come since.
-		t.last = now
+	// What was not there may have come since.
+	if stale || !ok && now-t.scanned >= int64(rescan) {
+		t.scanned = now
 		t.names = map[K]string{}
 		t.scan(t.names)
 		name = t.names[k]
@@ -83,15 +101,16 @@ func (t *table[K]) name(k K, now int64) string {
 	return name
 }
 
+const netnsDir = "/run/netns"
+
 // scanNetNS finds the namespaces that "ip netns" has named, by inode number.
 func scanNetNS(out map[uint32]string) {
-	const dir = "/run/netns"
-	entries, err := os.ReadDir(dir)
+	entries, err := os.ReadDir(netnsDir)
 	if err != nil {
 		return // nobody has named one
 	}
 	for _, e := range entries {
-		if ino, ok := inode(filepath.Join(dir, e.Name())); ok && len(out) < maxEntries {
+		if ino, ok := inode(filepath.Join(netnsDir, e.Name())); ok && len(out) < maxEntries {
 			out[uint32(ino)] = e.Name()
 		}
 	}

@@ -3,6 +3,7 @@
 package names
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,14 +44,7 @@ func named(t *testing.T, name string) (inum uint32) {
 	if err := unix.Mount("/proc/self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-		if err := os.Remove(path); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { unname(t, name) })
 	ino, ok := inode(path)
 	if !ok {
 		t.Fatalf("no inode of %s", path)
@@ -58,22 +52,44 @@ func named(t *testing.T, name string) (inum uint32) {
 	return uint32(ino)
 }
 
+// unname takes the name away, if it is still there.
+func unname(t *testing.T, name string) {
+	t.Helper()
+	path := filepath.Join("/run/netns", name)
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNetNS(t *testing.T) {
 	c := NewCache()
 	now := time.Now().UnixNano()
-	e := events.Event{NetNS: 1, Time: now} // the first miss has the names read
-	if c.Fill(&e); e.NetNSName != "" {
-		t.Errorf("a namespace without a name is %q", e.NetNSName)
+	nameOf := func(inum uint32) string {
+		now += int64(rescan)
+		e := events.Event{NetNS: inum, Time: now}
+		c.Fill(&e)
+		return e.NetNSName
 	}
-	name := fmt.Sprintf("tcptrace-test-%d", os.Getpid())
-	inum := named(t, name)
-	e = events.Event{NetNS: inum, Time: now + int64(rescan) - 1}
-	if c.Fill(&e); e.NetNSName != "" {
-		t.Errorf("the names were read again within %v", rescan)
+	if got := nameOf(1); got != "" {
+		t.Errorf("a namespace without a name is %q", got)
 	}
-	e.Time = now + int64(rescan)
-	if c.Fill(&e); e.NetNSName != name {
-		t.Errorf("namespace %d is %q, want %q", inum, e.NetNSName, name)
+	first := fmt.Sprintf("tcptrace-test-%d-a", os.Getpid())
+	inum := named(t, first)
+	if got := nameOf(inum); got != first {
+		t.Errorf("namespace %d is %q, want %q", inum, got, first)
+	}
+	// The number gets another name, as that of a new namespace would.
+	second := fmt.Sprintf("tcptrace-test-%d-b", os.Getpid())
+	unname(t, first)
+	named(t, second)
+	if got := nameOf(inum); got != second {
+		t.Errorf("namespace %d is %q, want %q", inum, got, second)
 	}
 }
 

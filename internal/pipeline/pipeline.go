@@ -70,10 +70,9 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 		shown := r.shown
 		batch, rerr = src.Read(ctx, batch[:0])
 		for i := range batch {
-			if o.Count > 0 && r.shown == o.Count {
-				// What came after the last wanted event was never asked for.
-				r.filtered += uint64(len(batch) - i)
-				break
+			if o.Count > 0 && r.shown == o.Count && batch[i].Type != events.Lost {
+				r.filtered++ // what comes after the last wanted event is not wanted
+				continue
 			}
 			r.event(&batch[i])
 			if len(r.buf) >= flushLen {

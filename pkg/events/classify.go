@@ -123,7 +123,9 @@ func classifyReset(s *resetSignature) (Kind, string) {
 			return KindAbort, "disconnected with unsent data"
 		case byReason && s.reason != "TCP_STATE":
 			return KindOther, "the kernel aborted the connection"
-		case s.skErr == econnaborted:
+		case s.skErr == econnaborted, s.reason == "TCP_STATE" && !has(rstClosed) && !s.orphan:
+			// tcp_abort(): the error is set before the reset, or, in newer
+			// kernels, after it.
 			return KindAbort, "aborted by an administrator (ss -K)"
 		case has(rstClosed) && has(rstLinger0) && has(rstRcvShutdown):
 			// tcp_close() shuts both directions down before it disconnects.
@@ -139,8 +141,10 @@ func classifyReset(s *resetSignature) (Kind, string) {
 			return KindAbort, "the listener was closed before this connection was accepted"
 		case has(rstClosed):
 			return KindAbort, "disconnected by the application"
+		case !byReason:
+			return KindKeepalive, "the peer did not answer keepalive probes"
 		}
-		return KindKeepalive, "the peer did not answer keepalive probes"
+		return KindOther, "the kernel aborted the connection"
 	}
 
 	syn, ack := s.flags&SYN != 0, s.flags&ACK != 0
@@ -152,7 +156,7 @@ func classifyReset(s *resetSignature) (Kind, string) {
 	case has(rstNoSocket) && syn && !ack:
 		return KindRefused, "nothing listens on this port"
 	case has(rstNoSocket):
-		return KindRefused, "a packet came for a connection that does not exist, and nothing listens on this port"
+		return KindOther, "a packet came for a connection that does not exist"
 	case s.state == SynSent:
 		return KindBadAck, "the peer answered the SYN with an ACK for an old connection"
 	case s.state == Listen && s.reason == "INVALID_SYN" && !syn,
@@ -174,5 +178,3 @@ const (
 )
 
 const whyDataAfterClose = "data came after this side had stopped receiving"
-
-const econnaborted = 103

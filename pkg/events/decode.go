@@ -132,7 +132,12 @@ func (d *Decoder) retransmit(b []byte, e *Event) {
 	e.Len = le.Uint32(b[120:])
 	e.Segs = max(1, le.Uint32(b[124:]))
 	e.TotalRetrans = le.Uint32(b[160:])
-	e.Error = Errno(-int32(le.Uint32(b[184:])))
+	outcome := int32(le.Uint32(b[184:]))
+	if outcome > 0 {
+		e.Error = enobufs // NET_XMIT_DROP: net_xmit_errno() calls it that
+	} else {
+		e.Error = Errno(-outcome)
+	}
 	e.Flags = Flags(le.Uint16(b[188:]))
 	e.Known |= HasFlags | HasSeq | HasBackoff
 	e.Phase = phaseOf(e.State)
@@ -149,6 +154,7 @@ func (d *Decoder) retransmit(b []byte, e *Event) {
 		retries2:      uint32(b[201]),
 		orphanRetries: uint32(b[202]),
 		softError:     bits&rtxSoftError != 0,
+		dropped:       outcome > 0,
 		state:         e.State,
 		orphan:        e.Orphan,
 	}
@@ -208,9 +214,8 @@ func (d *Decoder) retransmit(b []byte, e *Event) {
 func (d *Decoder) synack(b []byte, e *Event, t *timer, byTimer bool) {
 	e.Kind = KindSYNACK
 	e.Backoff = t.retransmits
-	e.Attempt = t.retransmits
 	if byTimer {
-		e.Attempt++
+		e.Attempt = t.retransmits + 1
 	}
 	first := d.jiffies(binary.LittleEndian.Uint32(b[128:]))
 	if first == 0 {

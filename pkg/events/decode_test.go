@@ -178,7 +178,9 @@ func TestClassifyReset(t *testing.T) {
 		{"FIN_WAIT2 timed out", resetSignature{state: FinWait2, orphan: true, reason: "TCP_STATE"}, KindAbort, FinWait2},
 		{"too many orphans, no reason", resetSignature{state: FinWait1, orphan: true}, KindAbort, FinWait1},
 		{"disconnected", resetSignature{bits: rstClosed | rstAttached, reason: "TCP_STATE"}, KindAbort, 0},
-		{"ss -K", resetSignature{bits: rstAttached, reason: "TCP_STATE", skErr: econnaborted}, KindAbort, 0},
+		{"ss -K", resetSignature{state: Established, bits: rstAttached, reason: "TCP_STATE"}, KindAbort, Established},
+		{"ss -K, no reason", resetSignature{state: Established, bits: rstAttached, skErr: econnaborted}, KindAbort, Established},
+		{"a reason that says nothing of it", resetSignature{state: Established, bits: rstAttached, reason: "ERROR"}, KindOther, Established},
 		{"listener closed", resetSignature{bits: rstClosed, reason: "TCP_STATE"}, KindAbort, 0},
 		{"keepalive", resetSignature{state: Established, bits: rstAttached, reason: "TCP_KEEPALIVE_TIMEOUT"}, KindKeepalive, Established},
 		{"keepalive, no reason", resetSignature{state: Established, bits: rstAttached}, KindKeepalive, Established},
@@ -188,7 +190,7 @@ func TestClassifyReset(t *testing.T) {
 		{"overflow", resetSignature{state: Listen, answered: true, flags: ACK, reason: "INVALID_SYN"}, KindOverflow, NewSynRecv},
 		{"overflow, no reason", resetSignature{state: Listen, bits: rstBacklogFull, answered: true, flags: ACK}, KindOverflow, NewSynRecv},
 		{"stray ACK", resetSignature{state: Listen, answered: true, flags: ACK, reason: "TCP_FLAGS"}, KindOther, Listen},
-		{"no such connection", resetSignature{bits: rstNoSocket, answered: true, flags: ACK, reason: "NO_SOCKET"}, KindRefused, 0},
+		{"no such connection", resetSignature{bits: rstNoSocket, answered: true, flags: ACK, reason: "NO_SOCKET"}, KindOther, 0},
 	} {
 		got, why := classifyReset(&tt.s)
 		if got != tt.want || tt.s.state != tt.state || why == "" {

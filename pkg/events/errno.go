@@ -9,6 +9,11 @@ import "strconv"
 // every system.
 type Errno uint16
 
+const (
+	econnaborted Errno = 103
+	enobufs      Errno = 105
+)
+
 var errnoNames = map[Errno]string{
 	1: "EPERM", 2: "ENOENT", 4: "EINTR", 5: "EIO", 6: "ENXIO", 11: "EAGAIN",
 	12: "ENOMEM", 13: "EACCES", 14: "EFAULT", 16: "EBUSY", 19: "ENODEV",

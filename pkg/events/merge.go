@@ -10,6 +10,10 @@ type Merger struct {
 	held   []Event
 }
 
+// maxHeld bounds what one event may hold back. The two halves come back to
+// back on one CPU; what comes between them is of the others.
+const maxHeld = 64
+
 // Next appends what was held back from the batch before.
 func (m *Merger) Next(batch []Event) []Event {
 	return append(batch, m.held...)
@@ -33,7 +37,7 @@ func (m *Merger) Fold(batch []Event, last bool) []Event {
 			old--
 			continue
 		}
-		if i >= old && !last {
+		if i >= old && !last && len(batch)-i <= maxHeld {
 			m.held = append(m.held, batch[i:]...)
 			return batch[:i]
 		}

@@ -13,6 +13,7 @@ const (
 	defaultRTOMax = 120 * time.Second      // TCP_RTO_MAX, before tcp_rto_max_ms
 	maxExpiries   = 512                    // bounds the loops; limits are bytes
 	thinRetries   = 6                      // TCP_THIN_LINEAR_RETRIES
+	resourceProbe = 500 * time.Millisecond // TCP_RESOURCE_PROBE_INTERVAL
 )
 
 // timer replays net/ipv4/tcp_timer.c from a retransmission on.
@@ -20,6 +21,7 @@ type timer struct {
 	state         State
 	orphan        bool
 	softError     bool
+	dropped       bool          // by a queueing discipline of this host
 	rto           time.Duration // in force when the timer ran out
 	rtoMax        time.Duration
 	thinRTO       time.Duration // linear time-outs of a thin stream; 0: none
@@ -97,8 +99,14 @@ func (t *timer) expired() bool {
 // from the peer until then.
 func (t timer) afterTimeout() (next, givesUp time.Duration) {
 	for range maxExpiries {
-		t.rto = t.backoff()
-		wait := t.clamp(t.rto)
+		var wait time.Duration
+		if t.dropped { // local congestion: soon again, no backoff
+			wait = min(resourceProbe, t.rtoMax)
+			t.dropped = false
+		} else {
+			t.rto = t.backoff()
+			wait = t.clamp(t.rto)
+		}
 		if next == 0 {
 			next = wait
 		}

@@ -58,6 +58,10 @@ func TestAfterTimeout(t *testing.T) {
 			retransmits: 1, retries2: 15, userTimeout: time.Second}, 408 * ms, 1000 * ms},
 		{"user timeout, clamped", timer{state: Established, rto: 408 * ms, rtoMax: defaultRTOMax,
 			retransmits: 2, retries2: 15, userTimeout: time.Second, elapsed: 408 * ms}, 592 * ms, 592 * ms},
+		// A full queue of this host: again after 500 ms, with the same RTO, and
+		// if that goes out the backoff goes on from there.
+		{"dropped here", timer{state: Established, rto: 200 * ms, rtoMax: defaultRTOMax, retransmits: 1,
+			retries2: 2, dropped: true}, 500 * ms, 1700 * ms},
 		// tcp_orphan_retries 0 is 8 while the RTO has not reached its maximum:
 		// model(8) is 102.2 s, and the expiry at 102.0 s just misses it.
 		{"orphan", timer{state: FinWait1, orphan: true, rto: 200 * ms, rtoMax: defaultRTOMax,

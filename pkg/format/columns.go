@@ -240,7 +240,7 @@ var columns = []Column{
 		Doc:   "state after the change",
 		value: func(e *events.Event) Value { return nameValue(tcpState, e.NewState) }},
 	{Name: "unacked_ms", Title: "UNACKED", Type: Float, on: onState,
-		Doc:   "age of the oldest byte not acknowledged when the connection closed (ms)",
+		Doc:   "age of the oldest byte not acknowledged when the connection closed (ms); absent if it was sent again, or the kernel had dropped it by then, as at a reset or a time-out",
 		value: func(e *events.Event) Value { return durationValue(e.Unacked, e.Has(events.HasUnacked)) }},
 
 	{Name: "count", Title: "COUNT", Type: Int, on: onLost,
