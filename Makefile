@@ -26,8 +26,10 @@ run: build ## build it and trace retransmissions and resets on this host
 demo: build ## build it, make real trouble in a throwaway namespace, and trace it
 	$(SUDO) ./tcptrace demo
 
+# One package at a time: the storm of one would overrun the tracefs witness of
+# another, which sees the whole machine.
 test: ## all tests, on the running kernel: private namespaces, real sockets, real loss
-	$(SUDO) env "PATH=$$PATH" $(GO) test -race -timeout 20m ./...
+	$(SUDO) env "PATH=$$PATH" $(GO) test -race -p 1 -timeout 20m ./...
 
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q
