@@ -29,7 +29,7 @@ demo: build ## build it, make real trouble in a throwaway namespace, and trace i
 # One package at a time: the storm of one would overrun the tracefs witness of
 # another, which sees the whole machine.
 test: ## all tests, on the running kernel: private namespaces, real sockets, real loss
-	$(SUDO) env "PATH=$$PATH" $(GO) test -race -p 1 -timeout 20m ./...
+	$(SUDO) env "PATH=$$PATH" $(GO) test -race -count 1 -p 1 -timeout 20m ./...
 
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q
