@@ -435,10 +435,10 @@ func loopback(t *testing.T, family lab.Family) lab.Place {
 }
 
 // TestScenarios makes each trouble that the lab knows, over IPv4, IPv6 and IPv4
-// between AF_INET6 sockets.
+// between AF_INET6 sockets, and to a listener on [::].
 func TestScenarios(t *testing.T) {
 	for _, sc := range lab.Scenarios() {
-		for _, family := range []lab.Family{lab.V4, lab.V6, lab.Mapped} {
+		for _, family := range []lab.Family{lab.V4, lab.V6, lab.Mapped, lab.Dual} {
 			t.Run(sc.Name+"/"+family.String(), func(t *testing.T) {
 				t.Parallel()
 				evs := play(t, loopback(t, family), sc.Run)
