@@ -134,6 +134,16 @@ func TestResetLayout(t *testing.T) {
 	if e := decode(t, &r); e.Kind != events.KindAbort {
 		t.Errorf("sk_err is not where it should be: %v", e.Kind)
 	}
+
+	// A received one ends before the reason.
+	r.Bits = 1
+	b, err := binary.Append(nil, binary.LittleEndian, &r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := decode(t, b[:unsafe.Offsetof(r.Reason)]); e.Kind != events.KindPeer {
+		t.Errorf("received: %v", e.Kind)
+	}
 }
 
 func TestStateLayout(t *testing.T) {

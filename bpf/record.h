@@ -104,15 +104,18 @@ enum reset_bits {
 	RST_LINGER2 = 1 << 10, /* TCP_LINGER2 is below 0 */
 };
 
+/* A received reset's record ends before the reason. */
 struct reset {
 	struct header h;
-	u32 reason;
 	s32 sk_err;
 	u16 bits; /* enum reset_bits */
 	u8 ttl;
 	u8 tcp_len;
+	u32 reason;
 	u8 tcp[60]; /* the provoking packet's TCP header */
 };
+
+#define RECEIVED_RESET_SIZE __builtin_offsetof(struct reset, reason)
 
 struct state_change {
 	struct header h;

@@ -6,7 +6,7 @@
  * Nothing here runs for a healthy packet. Each program builds a header on its
  * stack, applies the filters, and only then reserves a record. A reserve that
  * fails is counted. User space is woken when much is waiting, and looks by
- * itself ten times a second.
+ * itself a dozen times a second.
  */
 #include "record.h"
 
@@ -839,11 +839,10 @@ int receive_reset(u64 *ctx)
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
 	use_memory(&h, recall((u64)sk, h.cookie));
-	r = reserve(c, RECORD_RESET, sizeof(*r));
+	r = reserve(c, RECORD_RESET, RECEIVED_RESET_SIZE);
 	if (!r)
 		return 0;
 	write_header(&r->h, &h);
-	r->reason = 0;
 	r->sk_err = sk->sk_err;
 	r->bits = RST_RECEIVED;
 	/* tcp_rcv_state_process() calls tcp_reset() for data that comes after
@@ -853,7 +852,6 @@ int receive_reset(u64 *ctx)
 		r->bits |= RST_RCV_SHUTDOWN;
 	r->ttl = 0;
 	r->tcp_len = 0;
-	__builtin_memset(r->tcp, 0, sizeof(r->tcp));
 	submit(r);
 	return 0;
 }

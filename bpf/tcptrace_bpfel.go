@@ -66,11 +66,11 @@ type TcptraceReset struct {
 		Pad    uint8
 		Comm   [16]int8
 	}
-	Reason uint32
 	SkErr  int32
 	Bits   uint16
 	Ttl    uint8
 	TcpLen uint8
+	Reason uint32
 	Tcp    [60]uint8
 }
 

@@ -251,7 +251,7 @@ var kindCount = regexp.MustCompile(`(refused|peer|state) (\d+)`)
 func TestStorm(t *testing.T) {
 	for _, command := range []string{"resets", "events"} {
 		for _, format := range []string{"table", "wide", "json", "csv"} {
-			for _, sink := range []string{"file", "pipe"} {
+			for _, sink := range []string{"file", "pipe", "late"} {
 				t.Run(command+"/"+format+"/"+sink, func(t *testing.T) { testStorm(t, command, format, sink) })
 			}
 		}
@@ -280,6 +280,7 @@ func testStorm(t *testing.T, command, format, sink string) {
 		last  string
 	}
 	read := make(chan output, 1)
+	begin := make(chan struct{}) // to read from the pipe
 	if sink == "file" {
 		stdout = out
 	} else {
@@ -289,22 +290,17 @@ func testStorm(t *testing.T, command, format, sink string) {
 		}
 		stdout = w
 		go func() {
-			// As cheap as wc: what is measured is the program.
+			<-begin
 			var o output
-			var tail []byte // longer than any line
-			for buf := make([]byte, 1<<20); ; {
-				n, err := r.Read(buf)
-				o.lines += bytes.Count(buf[:n], []byte{'\n'})
-				tail = append(tail, buf[max(0, n-4096):n]...)
-				tail = tail[max(0, len(tail)-4096):]
-				if err != nil {
-					break
-				}
+			for scan := bufio.NewScanner(r); scan.Scan(); o.lines++ {
+				o.last = scan.Text()
 			}
 			r.Close()
-			o.last = lastLine(tail)
 			read <- o
 		}()
+	}
+	if sink == "pipe" {
+		close(begin)
 	}
 	before, err := ns.Counters()
 	if err != nil {
@@ -312,13 +308,16 @@ func testStorm(t *testing.T, command, format, sink string) {
 	}
 	p := trace(t, stdout, command, "-o", format, "--netns", fmt.Sprint(ns.Inum()))
 	storm(t, ns, place.Addr, stormSize)
+	if sink == "late" { // all of the storm is waiting
+		close(begin)
+	}
 	misses := p.misses()
 	p.signal(syscall.SIGINT)
 	if code := p.end(); code != 0 {
 		t.Fatalf("exit code %d: %s", code, p.said.String())
 	}
 	t.Logf("user %v, system %v", p.cmd.ProcessState.UserTime(), p.cmd.ProcessState.SystemTime())
-	if sink == "pipe" {
+	if sink != "file" {
 		stdout.Close()
 	} else {
 		b, err := os.ReadFile(out.Name())

@@ -130,7 +130,7 @@ func (f *streamFlags) addStop(cmd *cobra.Command) {
 func (f *streamFlags) addLive(cmd *cobra.Command) {
 	fs, done := group(cmd, groupLive)
 	f.buffer = 64 << 20
-	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two")
+	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two; as much again waits in user space while the output is slow")
 	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")
 	done()
 

@@ -12,8 +12,16 @@ import (
 // checkOpen returns errClosed if w is a pipe whose reader has gone. Writing
 // would tell, but there may be nothing to write for hours.
 func checkOpen(w io.Writer) error {
+	file, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return nil
+	}
 	closed := false
-	onFile(w, func(fd int) {
+	_ = conn.Control(func(fd uintptr) { // else the next write will tell
 		p := []unix.PollFd{{Fd: int32(fd)}} // POLLERR comes unasked
 		n, err := unix.Poll(p, 0)
 		closed = err == nil && n == 1 && p[0].Revents&unix.POLLERR != 0
@@ -22,28 +30,4 @@ func checkOpen(w io.Writer) error {
 		return errClosed
 	}
 	return nil
-}
-
-// pipeSize is what every process may ask for (/proc/sys/fs/pipe-max-size).
-const pipeSize = 1 << 20
-
-// widen makes the pipe that w may be as large as it can: in a storm the reader
-// and this program then take turns sixteen times less often.
-func widen(w io.Writer) {
-	onFile(w, func(fd int) {
-		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize) // else it stays as it is
-	})
-}
-
-// onFile calls f with the descriptor of w, if it has one.
-func onFile(w io.Writer, f func(fd int)) {
-	file, ok := w.(*os.File)
-	if !ok {
-		return
-	}
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = conn.Control(func(fd uintptr) { f(int(fd)) })
 }

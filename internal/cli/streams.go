@@ -165,7 +165,6 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	if !f.quiet {
 		a.say("%s", f.banner(cmd, demo != nil))
 	}
-	widen(a.env.Stdout)
 	o := pipeline.Options{
 		Keep:    keep,
 		Printer: printer,

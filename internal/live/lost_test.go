@@ -18,8 +18,9 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-// TestLost lets a tiny ring buffer overflow while nobody reads: each event is
-// given or counted as lost, and the loss stands where the gap is.
+// TestLost lets a tiny ring buffer, and what user space keeps besides, overflow
+// while nobody reads: each event is given or counted as lost, and the loss
+// stands where the gap is.
 func TestLost(t *testing.T) {
 	place := loopback(t, lab.V4)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -54,7 +55,7 @@ func TestLost(t *testing.T) {
 			}
 		}
 	}
-	refuse(20) // 80 events; the buffer holds about 30
+	refuse(100) // 400 events; there is room for about 100
 	if err := read(); err != nil {
 		t.Fatal(err)
 	}

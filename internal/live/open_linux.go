@@ -85,8 +85,8 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err != nil {
 		return nil, loadError(err)
 	}
-	s := &source{coll: coll, names: names.NewCache()}
-	if err := s.start(wanted, kernel); err != nil {
+	s := &source{kernelSide: kernelSide{coll}, names: names.NewCache()}
+	if err := s.start(wanted, kernel, o.Buffer); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -107,19 +107,17 @@ func chooseHooks(kernel *btf.Spec, types []events.Type) (wanted []hook, err erro
 }
 
 // start does what follows the load.
-func (s *source) start(wanted []hook, kernel *btf.Spec) error {
-	n, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count CPUs: %w", err)
-	}
-	s.perCPU = make([]bpf.TcptraceTotals, n)
+func (s *source) start(wanted []hook, kernel *btf.Spec, buffer int) (err error) {
 	if s.dec.HZ, err = probeHZ(s.coll); err != nil {
 		return err
 	}
 	s.dec.Reasons = reasonNames(kernel)
-	if s.reader, err = ringbuf.NewReader(s.coll.Maps["records"]); err != nil {
+	reader, err := ringbuf.NewReader(s.coll.Maps["records"])
+	if err != nil {
 		return fmt.Errorf("open ring buffer: %w", err)
 	}
+	s.spool = newSpool(&s.kernelSide, reader, buffer)
+	go s.spool.run()
 	for _, h := range wanted {
 		prog := s.coll.Programs[h.program]
 		var l link.Link

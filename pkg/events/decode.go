@@ -17,6 +17,7 @@ var ErrRecord = errors.New("malformed record")
 const (
 	headerLen     = 112
 	retransmitLen = 208
+	receivedLen   = 120
 	resetLen      = 184
 	stateLen      = 120
 )
@@ -72,7 +73,13 @@ func (d *Decoder) Decode(b []byte, e *Event) (lost uint32, err error) {
 			d.retransmit(b, e)
 		}
 	case Reset:
-		if want = resetLen; len(b) >= want {
+		if want = receivedLen; len(b) < want {
+			break
+		}
+		if le.Uint16(b[116:])&rstReceived == 0 {
+			want = resetLen
+		}
+		if len(b) >= want {
 			d.reset(b, e)
 		}
 	case StateChange:
@@ -242,10 +249,10 @@ const (
 func (d *Decoder) reset(b []byte, e *Event) {
 	le := binary.LittleEndian
 	s := resetSignature{
-		bits:   le.Uint16(b[120:]),
+		bits:   le.Uint16(b[116:]),
 		state:  e.State,
 		orphan: e.Orphan,
-		skErr:  Errno(le.Uint32(b[116:])),
+		skErr:  Errno(le.Uint32(b[112:])),
 	}
 	if s.bits&rstReceived != 0 {
 		e.Direction = Received
@@ -256,11 +263,11 @@ func (d *Decoder) reset(b []byte, e *Event) {
 	}
 	e.Direction = Sent
 	if s.bits&rstReason != 0 {
-		e.Reason = d.reason(le.Uint32(b[112:]))
+		e.Reason = d.reason(le.Uint32(b[120:]))
 	}
-	if n := int(b[123]); s.bits&rstTrigger != 0 && n >= tcpHeaderLen && n <= 60 {
+	if n := int(b[119]); s.bits&rstTrigger != 0 && n >= tcpHeaderLen && n <= 60 {
 		d.trigger(b[124:124+n], e)
-		e.TriggerTTL = b[122]
+		e.TriggerTTL = b[118]
 		e.Known |= HasTTL
 	}
 	s.reason = e.Reason

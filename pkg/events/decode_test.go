@@ -135,7 +135,7 @@ func TestDecodeSYNACK(t *testing.T) {
 
 func TestDecodeReset(t *testing.T) {
 	base := func(bits uint16, reason uint32) record {
-		return newRecord(Reset, resetLen).u16(120, bits).u32(112, reason)
+		return newRecord(Reset, resetLen).u16(116, bits).u32(120, reason)
 	}
 	trigger := func(r record, flags Flags, options ...byte) record {
 		binary.BigEndian.PutUint32(r[128:], 11)
@@ -143,7 +143,7 @@ func TestDecodeReset(t *testing.T) {
 		n := tcpHeaderLen + len(options)
 		binary.BigEndian.PutUint16(r[136:], uint16(n/4)<<12|uint16(flags))
 		copy(r[144:], options)
-		return r.u8(123, uint8(n)).u8(122, 64)
+		return r.u8(119, uint8(n)).u8(118, 64)
 	}
 
 	e := decode(t, trigger(base(rstTrigger|rstNoSocket|rstReason, 1), SYN, 2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0))
@@ -157,7 +157,7 @@ func TestDecodeReset(t *testing.T) {
 	if e := decode(t, base(rstReason, 77)); e.Reason != "77" {
 		t.Errorf("a reason without a name: %q", e.Reason)
 	}
-	if e := decode(t, base(rstReceived, 0)); e.Kind != KindPeer || e.Direction != Received || e.Reason != "" || e.Has(HasTrigger) {
+	if e := decode(t, base(rstReceived, 0)[:receivedLen]); e.Kind != KindPeer || e.Direction != Received || e.Reason != "" || e.Has(HasTrigger) {
 		t.Errorf("received: %+v", e)
 	}
 }
@@ -249,7 +249,8 @@ func TestUnknownHZ(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(rtx()))
 	f.Add([]byte(rtx().u8(199, 255).u8(200, 255).u8(201, 255).u32(136, 1).u8(195, 4).u8(196, 1)))
-	f.Add([]byte(newRecord(Reset, resetLen).u16(120, rstTrigger).u8(123, 60)))
+	f.Add([]byte(newRecord(Reset, resetLen).u16(116, rstTrigger).u8(119, 60)))
+	f.Add([]byte(newRecord(Reset, receivedLen).u16(116, rstReceived)))
 	f.Add([]byte(newRecord(StateChange, stateLen)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := Decoder{HZ: 1000}

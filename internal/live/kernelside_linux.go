@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tcptrace/tcptrace/bpf"
+)
+
+// kernelSide is the loaded BPF object. Its methods may be called from any
+// goroutine.
+type kernelSide struct {
+	coll *ebpf.Collection
+}
+
+// totals counts events by type.
+type totals = bpf.TcptraceTotals
+
+const numTypes = len(totals{}.Lost)
+
+// totals adds the counts of all CPUs.
+func (k *kernelSide) totals() (totals, error) {
+	var perCPU []totals
+	var sum totals
+	if err := k.coll.Maps["counts"].Lookup(uint32(0), &perCPU); err != nil {
+		return sum, fmt.Errorf("read counts: %w", err)
+	}
+	for i := range perCPU {
+		for t := range sum.Produced {
+			sum.Produced[t] += perCPU[i].Produced[t]
+			sum.Filtered[t] += perCPU[i].Filtered[t]
+			sum.Lost[t] += perCPU[i].Lost[t]
+		}
+	}
+	return sum, nil
+}
+
+// lost is how many records found no room so far. It is what each record says
+// of those before it, and wraps around.
+func (k *kernelSide) lost() (n uint32, err error) {
+	if err := k.coll.Variables["lost_total"].Get(&n); err != nil {
+		return 0, fmt.Errorf("read lost events: %w", err)
+	}
+	return n, nil
+}
+
+// announceWait asks to be woken when much is waiting.
+func (k *kernelSide) announceWait() error {
+	if err := k.coll.Variables["reader_waits"].Set(uint32(1)); err != nil {
+		return fmt.Errorf("announce the wait: %w", err)
+	}
+	return nil
+}
