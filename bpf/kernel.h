@@ -39,6 +39,14 @@ typedef s64 __s64;
 #define BPF_RB_FORCE_WAKEUP 2
 #define BPF_RB_AVAIL_DATA 0
 
+#define SKB_DST_NOREF 1UL	  /* include/linux/skbuff.h */
+#define RTN_LOCAL 2		  /* include/uapi/linux/rtnetlink.h */
+#define RTCF_BROADCAST 0x10000000 /* include/uapi/linux/in_route.h */
+#define RTCF_MULTICAST 0x20000000 /* the same */
+#define RTF_LOCAL 0x80000000	  /* include/uapi/linux/ipv6_route.h */
+#define NF_INET_LOCAL_OUT 3	  /* include/uapi/linux/netfilter.h */
+#define NF_INET_POST_ROUTING 4
+
 struct bpf_raw_tracepoint_args {
 	u64 args[0];
 };
@@ -267,6 +275,8 @@ struct tcp_request_sock {
 
 struct sk_buff {
 	struct net_device *dev;
+	struct sock *sk;
+	unsigned long _skb_refdst;
 	struct rb_node rbnode;
 	u64 skb_mstamp_ns;
 	char cb[48];
@@ -278,6 +288,15 @@ struct sk_buff {
 
 struct net_device {
 	possible_net_t nd_net;
+};
+
+struct rtable {
+	unsigned int rt_flags;
+	u16 rt_type;
+};
+
+struct rt6_info {
+	u32 rt6i_flags;
 };
 
 struct tcp_skb_cb {

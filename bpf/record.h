@@ -92,7 +92,8 @@ struct retransmit {
 
 enum reset_bits {
 	RST_RECEIVED = 1 << 0,
-	RST_TRIGGER = 1 << 1, /* answers a packet: ttl and tcp are set */
+	RST_TRIGGER = 1 << 1, /* answers a packet, or is one that came: ttl and
+				 tcp are set */
 	RST_NO_SOCKET = 1 << 2,
 	RST_REASON = 1 << 3,	   /* the kernel gives reasons */
 	RST_UNREAD = 1 << 4,	   /* the receive queue held data */
@@ -101,10 +102,12 @@ enum reset_bits {
 	RST_ATTACHED = 1 << 7,	   /* a process holds the socket */
 	RST_BACKLOG_FULL = 1 << 8, /* a listener's accept queue is full */
 	RST_CLOSED = 1 << 9, /* was closed just before; state is from memory */
-	RST_LINGER2 = 1 << 10, /* TCP_LINGER2 is below 0 */
+	RST_LINGER2 = 1 << 10,	/* TCP_LINGER2 is below 0 */
+	RST_FIREWALL = 1 << 11, /* made by netfilter, not by TCP */
+	RST_OUTGOING = 1 << 12, /* answers a packet of this host */
 };
 
-/* A received reset's record ends before the reason. */
+/* Without a packet a received reset's record ends before the reason. */
 struct reset {
 	struct header h;
 	s32 sk_err;
@@ -112,7 +115,7 @@ struct reset {
 	u8 ttl;
 	u8 tcp_len;
 	u32 reason;
-	u8 tcp[60]; /* the provoking packet's TCP header */
+	u8 tcp[60]; /* the packet's TCP header, with options */
 };
 
 #define RECEIVED_RESET_SIZE __builtin_offsetof(struct reset, reason)

@@ -641,6 +641,7 @@ int retransmit_synack(u64 *ctx)
 /* -- resets -- */
 
 /* The IPv4 and IPv6 headers' places are fixed by the RFCs. */
+#define IPV4_FRAGMENT 6
 #define IPV4_TTL 8
 #define IPV4_SADDR 12
 #define IPV4_DADDR 16
@@ -648,6 +649,8 @@ int retransmit_synack(u64 *ctx)
 #define IPV6_SADDR 8
 #define IPV6_DADDR 24
 #define TCP_DOFF 12
+#define TCP_FLAGS 13
+#define TCPHDR_RST 0x04
 
 struct packet {
 	u32 saddr[4];
@@ -708,31 +711,19 @@ static __always_inline void write_trigger(struct reset *r, struct packet *p)
 	r->bits |= RST_TRIGGER;
 }
 
-/*
- * raw_tp on every kernel. From 6.12 the arguments of a tp_btf program are
- * trusted pointers, this tracepoint passes NULL for either, and where they
- * are not marked nullable the verifier folds the test away.
- */
-SEC("raw_tp/tcp_send_reset")
-int send_reset(struct bpf_raw_tracepoint_args *ctx)
+/* A reset that TCP sends. sk may be NULL or no full socket, skb is the packet
+ * that it answers or NULL. Neither is a pointer that the verifier knows. */
+static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
+				      u32 reason, u32 bits)
 {
-	struct sock *sk = (struct sock *)ctx->args[0];
-	struct sk_buff *skb = (struct sk_buff *)ctx->args[1];
 	struct totals *c = count_produced(RECORD_RESET);
 	struct header h = {.type = RECORD_RESET};
 	struct memory *m = NULL;
 	struct packet p = {};
-	u32 reason = 0, bits = 0;
 	struct reset *r;
 	u64 key = (u64)sk;
 	u8 state = 0;
 
-	/* From 6.10 (5691276b39da and others) there is a reason. */
-	if (bpf_core_field_exists(
-		    ((struct trace_event_raw_tcp_send_reset *)0)->reason)) {
-		reason = ctx->args[2];
-		bits |= RST_REASON;
-	}
 	if (sk)
 		state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	else
@@ -827,31 +818,287 @@ int send_reset(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/*
+ * raw_tp on every kernel. From 6.12 the arguments of a tp_btf program are
+ * trusted pointers, this tracepoint passes NULL for either, and where they
+ * are not marked nullable the verifier folds the test away.
+ */
+SEC("raw_tp/tcp_send_reset")
+int send_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 reason = 0, bits = 0;
+
+	/* From 6.10 (5691276b39da and others) there is a reason. */
+	if (bpf_core_field_exists(
+		    ((struct trace_event_raw_tcp_send_reset *)0)->reason)) {
+		reason = ctx->args[2];
+		bits |= RST_REASON;
+	}
+	return reset_sent((struct sock *)ctx->args[0],
+			  (struct sk_buff *)ctx->args[1], reason, bits);
+}
+
+static __always_inline bool full_sock(struct sock *sk)
+{
+	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
+}
+
+static __always_inline void *route_of(struct sk_buff *skb)
+{
+	return (void *)(BPF_CORE_READ(skb, _skb_refdst) & ~SKB_DST_NOREF);
+}
+
+#define TCPOPT_MD5SIG 19
+
+/* Whether a TCP header carries an MD5 signature (RFC 2385). Read byte by byte:
+ * before 5.12 (01f810ace9ed) a stack can't be read at a variable offset. */
+static __always_inline bool is_signed(unsigned char *tcp)
+{
+	u8 doff = 0, option[2];
+	u32 len, at = 20;
+
+	bpf_probe_read_kernel(&doff, 1, tcp + TCP_DOFF);
+	len = doff >> 4 << 2;
+	for (int i = 0; i < 40; i++) {
+		if (at + 2 > len ||
+		    bpf_probe_read_kernel(option, 2, tcp + at) ||
+		    !option[0]) /* the end of the list */
+			break;
+		if (option[0] == TCPOPT_MD5SIG)
+			return true;
+		if (option[0] == 1) /* padding */
+			at++;
+		else if (option[1] < 2)
+			break;
+		else
+			at += option[1];
+	}
+	return false;
+}
+
+/*
+ * Through 6.9 (19822a980e19 changed it) tcp_v4_send_reset() and
+ * tcp_v6_send_reset() call the tracepoint for full sockets alone. The others
+ * are seen at the functions' entry, if they get past what would end them.
+ */
+static __always_inline int untraced_reset(u64 *ctx, bool ipv4)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct sk_buff *skb = (struct sk_buff *)ctx[1];
+	unsigned char *tcp;
+	u8 flags = 0;
+	void *route;
+
+	if (sk && full_sock(sk))
+		return 0;
+	tcp = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
+	if (bpf_probe_read_kernel(&flags, 1, tcp + TCP_FLAGS) ||
+	    flags & TCPHDR_RST)
+		return 0;
+	if (!sk) {
+		route = route_of(skb);
+		if (ipv4 &&
+		    BPF_CORE_READ((struct rtable *)route, rt_type) != RTN_LOCAL)
+			return 0;
+		if (!ipv4 &&
+		    !(BPF_CORE_READ((struct rt6_info *)route, rt6i_flags) &
+		      RTF_LOCAL)) /* ipv6_unicast_destination() */
+			return 0;
+	}
+	/* A signed packet is answered only if a listener has its key and the
+	 * signature is right, which can't be told from here. */
+	if (is_signed(tcp))
+		return 0;
+	return reset_sent(sk, skb, 0, 0);
+}
+
+SEC("fentry/tcp_v4_send_reset")
+int send_reset_v4(u64 *ctx)
+{
+	return untraced_reset(ctx, true);
+}
+
+SEC("fentry/tcp_v6_send_reset")
+int send_reset_v6(u64 *ctx)
+{
+	return untraced_reset(ctx, false);
+}
+
+/* A reset that netfilter sends in place of the packet's receiver. */
+static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
+					  u32 hook)
+{
+	struct totals *c = count_produced(RECORD_RESET);
+	bool outgoing =
+		hook == NF_INET_LOCAL_OUT || hook == NF_INET_POST_ROUTING;
+	struct header h = {.type = RECORD_RESET};
+	struct packet p = {};
+	struct reset *r;
+	struct sock *sk;
+
+	read_packet(&p, skb);
+	h.netns = BPF_CORE_READ(net, ns.inum);
+	/* Of an outgoing packet, or of one that early demultiplexing knows. */
+	sk = BPF_CORE_READ(skb, sk);
+	if (sk && full_sock(sk) && PROBE_FIELD(sk, sk_protocol) == PROTO_TCP) {
+		h.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+		read_owner(false, &h, sk);
+		use_memory(&h, recall((u64)sk, h.cookie));
+	}
+	if (p.known && outgoing) {
+		__builtin_memcpy(h.laddr, p.saddr, sizeof(h.laddr));
+		__builtin_memcpy(h.raddr, p.daddr, sizeof(h.raddr));
+		h.lport = p.sport;
+		h.rport = p.dport;
+	} else if (p.known) {
+		__builtin_memcpy(h.laddr, p.daddr, sizeof(h.laddr));
+		__builtin_memcpy(h.raddr, p.saddr, sizeof(h.raddr));
+		h.lport = p.dport;
+		h.rport = p.sport;
+	}
+	if (!accept(c, &h, 1 << h.state))
+		return 0;
+	r = reserve(c, RECORD_RESET, sizeof(*r));
+	if (!r)
+		return 0;
+	write_header(&r->h, &h);
+	r->reason = 0;
+	r->bits = RST_FIREWALL | (outgoing ? RST_OUTGOING : 0);
+	r->sk_err = 0;
+	write_trigger(r, &p);
+	submit(r);
+	return 0;
+}
+
+/* nf_send_reset() has a socket before the packet from 5.12 on (04295878beac),
+ * which stable series have too. */
+const volatile bool firewall_has_sk;
+
+#define FIREWALL_SKB(ctx) (firewall_has_sk ? (ctx)[2] : (ctx)[1])
+#define FIREWALL_HOOK(ctx) (firewall_has_sk ? (ctx)[3] : (ctx)[2])
+
+/* The functions return early for packets that TCP would not answer either; the
+ * rule that calls them has seen that the protocol is TCP. What they also look
+ * at, and this doesn't, is the checksum. */
+SEC("fentry/nf_send_reset")
+int firewall_reset_v4(u64 *ctx)
+{
+	struct sk_buff *skb = (struct sk_buff *)FIREWALL_SKB(ctx);
+	unsigned char *ip =
+		BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
+	unsigned char *tcp =
+		BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
+	struct rtable *route = route_of(skb);
+	u16 fragment = 0;
+	u8 flags = 0;
+
+	if (bpf_probe_read_kernel(&fragment, 2, ip + IPV4_FRAGMENT) ||
+	    bpf_ntohs(fragment) & 0x1fff ||
+	    bpf_probe_read_kernel(&flags, 1, tcp + TCP_FLAGS) ||
+	    flags & TCPHDR_RST)
+		return 0;
+	if (route &&
+	    BPF_CORE_READ(route, rt_flags) & (RTCF_BROADCAST | RTCF_MULTICAST))
+		return 0;
+	return firewall_reset((struct net *)ctx[0], skb, FIREWALL_HOOK(ctx));
+}
+
+SEC("fentry/nf_send_reset6")
+int firewall_reset_v6(u64 *ctx)
+{
+	struct sk_buff *skb = (struct sk_buff *)FIREWALL_SKB(ctx);
+	unsigned char *ip =
+		BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
+	unsigned char *tcp =
+		BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
+	u8 saddr = 0, daddr = 0, flags = 0;
+
+	/* Multicast, ff00::/8 */
+	if (bpf_probe_read_kernel(&saddr, 1, ip + IPV6_SADDR) ||
+	    bpf_probe_read_kernel(&daddr, 1, ip + IPV6_DADDR) ||
+	    saddr == 0xff || daddr == 0xff ||
+	    bpf_probe_read_kernel(&flags, 1, tcp + TCP_FLAGS) ||
+	    flags & TCPHDR_RST)
+		return 0;
+	return firewall_reset((struct net *)ctx[0], skb, FIREWALL_HOOK(ctx));
+}
+
+/* The packet of the tcp_reset() that runs on this CPU. */
+struct incoming {
+	u64 sk;
+	u64 skb;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct incoming);
+} incoming_reset SEC(".maps");
+
+/* tcp_reset() calls the tracepoint first of all, and has the packet, which the
+ * tracepoint has not. (From 5.11, 049fe386d353; user space looks whether.) */
+SEC("fentry/tcp_reset")
+int reset_packet(u64 *ctx)
+{
+	u32 zero = 0;
+	struct incoming *in = bpf_map_lookup_elem(&incoming_reset, &zero);
+
+	if (in) {
+		in->sk = ctx[0];
+		in->skb = ctx[1];
+	}
+	return 0;
+}
+
 SEC("tp_btf/tcp_receive_reset")
 int receive_reset(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct totals *c = count_produced(RECORD_RESET);
 	struct header h = {.type = RECORD_RESET};
+	u32 zero = 0, bits = RST_RECEIVED;
+	struct incoming *in;
+	struct packet p = {};
 	struct reset *r;
 
+	in = bpf_map_lookup_elem(&incoming_reset, &zero);
+	if (in && in->sk == (u64)sk && in->skb) {
+		in->sk = 0;
+		read_packet(&p, (struct sk_buff *)in->skb);
+	}
 	read_sock(&h, sk);
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
 	use_memory(&h, recall((u64)sk, h.cookie));
-	r = reserve(c, RECORD_RESET, RECEIVED_RESET_SIZE);
-	if (!r)
-		return 0;
-	write_header(&r->h, &h);
-	r->sk_err = sk->sk_err;
-	r->bits = RST_RECEIVED;
 	/* tcp_rcv_state_process() calls tcp_reset() for data that comes after
 	 * shutdown(SHUT_RD), although no reset came: user space looks whether
 	 * this host sends one right away. */
 	if (FIELD(sk, sk_shutdown) & RCV_SHUTDOWN)
-		r->bits |= RST_RCV_SHUTDOWN;
-	r->ttl = 0;
-	r->tcp_len = 0;
+		bits |= RST_RCV_SHUTDOWN;
+	if (!p.known) {
+		r = reserve(c, RECORD_RESET, RECEIVED_RESET_SIZE);
+		if (!r)
+			return 0;
+		write_header(&r->h, &h);
+		r->sk_err = sk->sk_err;
+		r->bits = bits;
+		r->ttl = 0;
+		r->tcp_len = 0;
+		submit(r);
+		return 0;
+	}
+	r = reserve(c, RECORD_RESET, sizeof(*r));
+	if (!r)
+		return 0;
+	write_header(&r->h, &h);
+	r->sk_err = sk->sk_err;
+	r->bits = bits;
+	r->reason = 0;
+	write_trigger(r, &p);
 	submit(r);
 	return 0;
 }

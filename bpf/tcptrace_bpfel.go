@@ -32,6 +32,12 @@ type TcptraceFilters struct {
 	Ports [3][1024]uint64
 }
 
+type TcptraceIncoming struct {
+	_   structs.HostLayout
+	Sk  uint64
+	Skb uint64
+}
+
 type TcptraceMemory struct {
 	_         structs.HostLayout
 	Cookie    uint64
@@ -174,16 +180,23 @@ type TcptraceTotals struct {
 const (
 	TcptraceMapClosedSocks         = "closed_socks"
 	TcptraceMapCounts              = "counts"
+	TcptraceMapIncomingReset       = "incoming_reset"
 	TcptraceMapOpenSocks           = "open_socks"
 	TcptraceMapRecords             = "records"
+	TcptraceProgFirewallResetV4    = "firewall_reset_v4"
+	TcptraceProgFirewallResetV6    = "firewall_reset_v6"
 	TcptraceProgProbeHz            = "probe_hz"
 	TcptraceProgReceiveReset       = "receive_reset"
+	TcptraceProgResetPacket        = "reset_packet"
 	TcptraceProgRetransmitSkb      = "retransmit_skb"
 	TcptraceProgRetransmitSynack   = "retransmit_synack"
 	TcptraceProgSendReset          = "send_reset"
+	TcptraceProgSendResetV4        = "send_reset_v4"
+	TcptraceProgSendResetV6        = "send_reset_v6"
 	TcptraceProgSetState           = "set_state"
 	TcptraceVarConnSeed            = "conn_seed"
 	TcptraceVarFilter              = "filter"
+	TcptraceVarFirewallHasSk       = "firewall_has_sk"
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
 	TcptraceVarLives               = "lives"
 	TcptraceVarLostTotal           = "lost_total"
@@ -241,11 +254,16 @@ type TcptraceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TcptraceProgramSpecs struct {
+	FirewallResetV4  *ebpf.ProgramSpec `ebpf:"firewall_reset_v4"`
+	FirewallResetV6  *ebpf.ProgramSpec `ebpf:"firewall_reset_v6"`
 	ProbeHz          *ebpf.ProgramSpec `ebpf:"probe_hz"`
 	ReceiveReset     *ebpf.ProgramSpec `ebpf:"receive_reset"`
+	ResetPacket      *ebpf.ProgramSpec `ebpf:"reset_packet"`
 	RetransmitSkb    *ebpf.ProgramSpec `ebpf:"retransmit_skb"`
 	RetransmitSynack *ebpf.ProgramSpec `ebpf:"retransmit_synack"`
 	SendReset        *ebpf.ProgramSpec `ebpf:"send_reset"`
+	SendResetV4      *ebpf.ProgramSpec `ebpf:"send_reset_v4"`
+	SendResetV6      *ebpf.ProgramSpec `ebpf:"send_reset_v6"`
 	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
 }
 
@@ -253,10 +271,11 @@ type TcptraceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TcptraceMapSpecs struct {
-	ClosedSocks *ebpf.MapSpec `ebpf:"closed_socks"`
-	Counts      *ebpf.MapSpec `ebpf:"counts"`
-	OpenSocks   *ebpf.MapSpec `ebpf:"open_socks"`
-	Records     *ebpf.MapSpec `ebpf:"records"`
+	ClosedSocks   *ebpf.MapSpec `ebpf:"closed_socks"`
+	Counts        *ebpf.MapSpec `ebpf:"counts"`
+	IncomingReset *ebpf.MapSpec `ebpf:"incoming_reset"`
+	OpenSocks     *ebpf.MapSpec `ebpf:"open_socks"`
+	Records       *ebpf.MapSpec `ebpf:"records"`
 }
 
 // TcptraceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -265,6 +284,7 @@ type TcptraceMapSpecs struct {
 type TcptraceVariableSpecs struct {
 	ConnSeed            *ebpf.VariableSpec `ebpf:"conn_seed"`
 	Filter              *ebpf.VariableSpec `ebpf:"filter"`
+	FirewallHasSk       *ebpf.VariableSpec `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
@@ -300,16 +320,18 @@ func (o *TcptraceObjects) Close() error {
 //
 // It can be passed to LoadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TcptraceMaps struct {
-	ClosedSocks *ebpf.Map `ebpf:"closed_socks"`
-	Counts      *ebpf.Map `ebpf:"counts"`
-	OpenSocks   *ebpf.Map `ebpf:"open_socks"`
-	Records     *ebpf.Map `ebpf:"records"`
+	ClosedSocks   *ebpf.Map `ebpf:"closed_socks"`
+	Counts        *ebpf.Map `ebpf:"counts"`
+	IncomingReset *ebpf.Map `ebpf:"incoming_reset"`
+	OpenSocks     *ebpf.Map `ebpf:"open_socks"`
+	Records       *ebpf.Map `ebpf:"records"`
 }
 
 func (m *TcptraceMaps) Close() error {
 	return _TcptraceClose(
 		m.ClosedSocks,
 		m.Counts,
+		m.IncomingReset,
 		m.OpenSocks,
 		m.Records,
 	)
@@ -321,6 +343,7 @@ func (m *TcptraceMaps) Close() error {
 type TcptraceVariables struct {
 	ConnSeed            *ebpf.Variable `ebpf:"conn_seed"`
 	Filter              *ebpf.Variable `ebpf:"filter"`
+	FirewallHasSk       *ebpf.Variable `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
@@ -340,21 +363,31 @@ type TcptraceVariables struct {
 //
 // It can be passed to LoadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TcptracePrograms struct {
+	FirewallResetV4  *ebpf.Program `ebpf:"firewall_reset_v4"`
+	FirewallResetV6  *ebpf.Program `ebpf:"firewall_reset_v6"`
 	ProbeHz          *ebpf.Program `ebpf:"probe_hz"`
 	ReceiveReset     *ebpf.Program `ebpf:"receive_reset"`
+	ResetPacket      *ebpf.Program `ebpf:"reset_packet"`
 	RetransmitSkb    *ebpf.Program `ebpf:"retransmit_skb"`
 	RetransmitSynack *ebpf.Program `ebpf:"retransmit_synack"`
 	SendReset        *ebpf.Program `ebpf:"send_reset"`
+	SendResetV4      *ebpf.Program `ebpf:"send_reset_v4"`
+	SendResetV6      *ebpf.Program `ebpf:"send_reset_v6"`
 	SetState         *ebpf.Program `ebpf:"set_state"`
 }
 
 func (p *TcptracePrograms) Close() error {
 	return _TcptraceClose(
+		p.FirewallResetV4,
+		p.FirewallResetV6,
 		p.ProbeHz,
 		p.ReceiveReset,
+		p.ResetPacket,
 		p.RetransmitSkb,
 		p.RetransmitSynack,
 		p.SendReset,
+		p.SendResetV4,
+		p.SendResetV6,
 		p.SetState,
 	)
 }

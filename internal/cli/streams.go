@@ -149,7 +149,11 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	src, err := a.env.Open(ctx, live.Options{Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer})
+	lo := live.Options{Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer}
+	if !f.quiet {
+		lo.Unseen = func(what string) { a.say("not seen on this kernel: %s", what) }
+	}
+	src, err := a.env.Open(ctx, lo)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // interrupted before anything was traced

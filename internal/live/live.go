@@ -15,4 +15,5 @@ type Options struct {
 	Types  []events.Type // Retransmit, Reset, StateChange: what to trace
 	Kernel filter.Kernel // what the kernel side rejects
 	Buffer int           // size of the ring buffer in bytes, a power of two of at least a page
+	Unseen func(string)  // called with what this kernel, or a lack of rights, hides, in one line; may be nil
 }

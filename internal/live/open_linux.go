@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -16,7 +17,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
@@ -28,23 +28,6 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-// hook is one tracepoint and the program on it.
-type hook struct {
-	program, tracepoint string
-	raw                 bool // raw_tp; the others are tp_btf
-	types               []events.Type
-}
-
-// The order is that of attaching: set_state first, so that what the others
-// remember of a socket is there.
-var hooks = []hook{
-	{"set_state", "inet_sock_set_state", false, []events.Type{events.Retransmit, events.Reset, events.StateChange}},
-	{"retransmit_skb", "tcp_retransmit_skb", false, []events.Type{events.Retransmit}},
-	{"retransmit_synack", "tcp_retransmit_synack", false, []events.Type{events.Retransmit}},
-	{"send_reset", "tcp_send_reset", true, []events.Type{events.Reset}},
-	{"receive_reset", "tcp_receive_reset", false, []events.Type{events.Reset}},
-}
-
 const hzProgram = "probe_hz"
 
 // Open loads and attaches what o.Types need. Its errors are for the user: each
@@ -53,7 +36,8 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	kernel, err := btf.LoadKernelSpec()
+	types := btf.NewCache()
+	kernel, err := types.Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("this kernel has no type information (/sys/kernel/btf/vmlinux): tcptrace needs one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels from 5.10 on are: %w", err)
 	}
@@ -69,46 +53,36 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range hooks {
-		if !slices.ContainsFunc(wanted, func(w hook) bool { return w.program == h.program }) {
-			delete(spec.Programs, h.program)
-		}
-	}
-	if err := configure(spec, kernel, o); err != nil {
+	if err := configure(spec, types, o); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-
-	coll, err := ebpf.NewCollection(spec)
-	if err != nil {
-		return nil, loadError(err)
-	}
-	s := &source{kernelSide: kernelSide{coll}, names: names.NewCache()}
-	if err := s.start(wanted, kernel, o.Buffer); err != nil {
+	s := &source{names: names.NewCache()}
+	if err := s.start(spec, types, wanted, o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// chooseHooks returns the hooks that these types of events need.
-func chooseHooks(kernel *btf.Spec, types []events.Type) (wanted []hook, err error) {
-	for _, h := range hooks {
-		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(types, t) }) {
-			continue
+// start loads and attaches what is wanted, and begins to read.
+func (s *source) start(spec *ebpf.CollectionSpec, types *btf.Cache, wanted []*hook, o Options) (err error) {
+	var required []string
+	for _, h := range wanted {
+		if !h.optional() {
+			required = append(required, h.program)
 		}
-		if _, err := kernel.AnyTypeByName("btf_trace_" + h.tracepoint); err != nil {
-			return nil, fmt.Errorf("this kernel has no tracepoint %s: tcptrace needs Linux 5.10 or newer, with CONFIG_INET: %w", h.tracepoint, err)
-		}
-		wanted = append(wanted, h)
 	}
-	return wanted, nil
-}
-
-// start does what follows the load.
-func (s *source) start(wanted []hook, kernel *btf.Spec, buffer int) (err error) {
+	s.coll, err = ebpf.NewCollectionWithOptions(only(spec, append(required, hzProgram)...), ebpf.CollectionOptions{Cache: types})
+	if err != nil {
+		return loadError(err)
+	}
 	if s.dec.HZ, err = probeHZ(s.coll); err != nil {
+		return err
+	}
+	kernel, err := types.Kernel()
+	if err != nil {
 		return err
 	}
 	s.dec.Reasons = reasonNames(kernel)
@@ -116,34 +90,83 @@ func (s *source) start(wanted []hook, kernel *btf.Spec, buffer int) (err error) 
 	if err != nil {
 		return fmt.Errorf("open ring buffer: %w", err)
 	}
-	s.spool = newSpool(&s.kernelSide, reader, buffer)
+	s.spool = newSpool(&s.kernelSide, reader, o.Buffer)
 	go s.spool.run()
+
+	var absent []missing
 	for _, h := range wanted {
-		prog := s.coll.Programs[h.program]
-		var l link.Link
-		if h.raw {
-			l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: h.tracepoint, Program: prog})
-		} else {
-			l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: ebpf.AttachTraceRawTp})
+		if h.optional() {
+			if err := s.attachOptional(spec, types, h); err != nil {
+				absent = append(absent, missing{h, err})
+			}
+			continue
 		}
+		l, err := h.attach(s.coll.Programs[h.program])
 		if err != nil {
-			return fmt.Errorf("attach to tracepoint %s: %w", h.tracepoint, err)
+			return err
 		}
 		s.links = append(s.links, l)
+	}
+	if text := unseen(absent); text != "" && o.Unseen != nil {
+		o.Unseen(text)
 	}
 	return nil
 }
 
+// attachOptional loads a program beside the others, on their maps: the kernel
+// may refuse it.
+func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *btf.Cache, h *hook) error {
+	if err := h.check(types); err != nil {
+		return err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(only(spec, h.program), ebpf.CollectionOptions{Cache: types, MapReplacements: s.coll.Maps})
+	if err != nil {
+		return h.refusal(err)
+	}
+	defer coll.Close() // the link keeps the program
+	l, err := h.attach(coll.Programs[h.program])
+	if err != nil {
+		return h.refusal(err)
+	}
+	s.links = append(s.links, l)
+	return nil
+}
+
+// only is spec with these programs alone.
+func only(spec *ebpf.CollectionSpec, programs ...string) *ebpf.CollectionSpec {
+	spec = spec.Copy()
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(programs, name) })
+	return spec
+}
+
+// loaded tells whether the kernel has a module, whatever it gives of it.
+func loaded(module string) bool {
+	_, err := os.Stat("/sys/module/" + module)
+	return err == nil
+}
+
 // configure sets the constants and sizes that the object is loaded with.
-func configure(spec *ebpf.CollectionSpec, kernel *btf.Spec, o Options) error {
+func configure(spec *ebpf.CollectionSpec, types *btf.Cache, o Options) error {
+	kernel, err := types.Kernel()
+	if err != nil {
+		return err
+	}
 	spec.Maps["records"].MaxEntries = uint32(o.Buffer)
 	// bpf_get_socket_cookie as tracing programs may call it, from 5.12 on
 	// (c5dbb89fc2ac).
 	var cookie *btf.Func
 	haveCookie := kernel.TypeByName("bpf_get_socket_ptr_cookie", &cookie) == nil
+	firewallHasSk := slices.ContainsFunc(hooks, func(h hook) bool {
+		if !strings.HasPrefix(h.program, "firewall_reset") {
+			return false
+		}
+		proto, err := h.prototype(types)
+		return err == nil && len(proto.Params) == 4
+	})
 	for name, v := range map[string]any{
 		"filter":             kernelFilter(&o.Kernel),
 		"have_cookie_helper": haveCookie,
+		"firewall_has_sk":    firewallHasSk,
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),
 		"conn_seed":          rand.Uint64(),

@@ -50,8 +50,8 @@ func TestMissingTracepoint(t *testing.T) {
 	proto := &btf.FuncProto{Return: &btf.Void{}}
 	var types []btf.Type
 	for _, h := range hooks {
-		if h.tracepoint != "tcp_send_reset" {
-			types = append(types, &btf.Typedef{Name: "btf_trace_" + h.tracepoint, Type: proto})
+		if h.point != "tcp_send_reset" {
+			types = append(types, &btf.Typedef{Name: "btf_trace_" + h.point, Type: proto})
 		}
 	}
 	b, err := btf.NewBuilder(types, nil)

@@ -157,7 +157,9 @@ func (s *source) Close() error {
 	if s.spool != nil {
 		err = errors.Join(err, s.spool.close())
 	}
-	s.coll.Close()
+	if s.coll != nil {
+		s.coll.Close()
+	}
 	return err
 }
 

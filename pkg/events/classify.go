@@ -108,6 +108,12 @@ func classifyReset(s *resetSignature) (Kind, string) {
 	has := func(bit uint16) bool { return s.bits&bit != 0 }
 	byReason := s.reason != "" && s.reason != "NOT_SPECIFIED"
 
+	switch {
+	case has(rstOutgoing):
+		return KindFirewall, "the firewall of this host rejected a packet that was to be sent"
+	case has(rstFirewall):
+		return KindFirewall, "the firewall of this host rejected a packet"
+	}
 	if !s.answered { // tcp_send_active_reset()
 		switch {
 		case s.reason == "TCP_ABORT_ON_CLOSE",

@@ -76,7 +76,7 @@ func (d *Decoder) Decode(b []byte, e *Event) (lost uint32, err error) {
 		if want = receivedLen; len(b) < want {
 			break
 		}
-		if le.Uint16(b[116:])&rstReceived == 0 {
+		if le.Uint16(b[116:])&(rstReceived|rstTrigger) != rstReceived {
 			want = resetLen
 		}
 		if len(b) >= want {
@@ -244,6 +244,8 @@ const (
 	rstBacklogFull = 1 << 8
 	rstClosed      = 1 << 9
 	rstLinger2     = 1 << 10
+	rstFirewall    = 1 << 11
+	rstOutgoing    = 1 << 12
 )
 
 func (d *Decoder) reset(b []byte, e *Event) {
@@ -253,6 +255,11 @@ func (d *Decoder) reset(b []byte, e *Event) {
 		state:  e.State,
 		orphan: e.Orphan,
 		skErr:  Errno(le.Uint32(b[112:])),
+	}
+	if n := int(b[119]); s.bits&rstTrigger != 0 && n >= tcpHeaderLen && n <= 60 {
+		d.trigger(b[124:124+n], e)
+		e.TriggerTTL = b[118]
+		e.Known |= HasTTL
 	}
 	if s.bits&rstReceived != 0 {
 		e.Direction = Received
@@ -264,11 +271,6 @@ func (d *Decoder) reset(b []byte, e *Event) {
 	e.Direction = Sent
 	if s.bits&rstReason != 0 {
 		e.Reason = d.reason(le.Uint32(b[120:]))
-	}
-	if n := int(b[119]); s.bits&rstTrigger != 0 && n >= tcpHeaderLen && n <= 60 {
-		d.trigger(b[124:124+n], e)
-		e.TriggerTTL = b[118]
-		e.Known |= HasTTL
 	}
 	s.reason = e.Reason
 	s.flags, s.answered = e.TriggerFlags, e.Has(HasTrigger)

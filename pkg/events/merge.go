@@ -45,9 +45,10 @@ func (m *Merger) Fold(batch []Event, last bool) []Event {
 	return batch
 }
 
-// looksReceived reports whether e may be the false half.
+// looksReceived reports whether e may be the false half. Where the packet is
+// known it tells.
 func (e *Event) looksReceived() bool {
-	return e.Type == Reset && e.Direction == Received && e.shutdown && e.Conn != 0
+	return e.Type == Reset && e.Direction == Received && e.shutdown && e.Conn != 0 && e.TriggerFlags&RST == 0
 }
 
 // answer finds the reset that was sent on the connection of batch[i], right

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// A hook is one place in the kernel and the program on it.
+type hook struct {
+	program string
+	point   string // tracepoint, or function of a function's hook
+	kind    hookKind
+	types   []events.Type
+
+	// Of hooks that the tool can do without.
+	gives  string // what is not seen without it, a plural
+	over   string // of these, the ones over IPv4 or IPv6
+	module string // that has the function, if the kernel proper hasn't
+	needed func(*btf.Spec) bool
+}
+
+type hookKind uint8
+
+const (
+	typedTracepoint hookKind = iota // tp_btf
+	rawTracepoint                   // raw_tp
+	function                        // fentry
+)
+
+func (h *hook) optional() bool { return h.kind == function }
+
+// The order is that of attaching: set_state first, so that what the others
+// remember of a socket is there.
+var hooks = []hook{
+	{program: "set_state", point: "inet_sock_set_state", types: []events.Type{events.Retransmit, events.Reset, events.StateChange}},
+	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}},
+	{program: "retransmit_synack", point: "tcp_retransmit_synack", types: []events.Type{events.Retransmit}},
+	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}},
+	{program: "receive_reset", point: "tcp_receive_reset", types: []events.Type{events.Reset}},
+	{program: "send_reset_v4", point: "tcp_v4_send_reset", kind: function, types: []events.Type{events.Reset},
+		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv4", needed: missesResets},
+	{program: "send_reset_v6", point: "tcp_v6_send_reset", kind: function, types: []events.Type{events.Reset},
+		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv6", needed: missesResets},
+	{program: "firewall_reset_v4", point: "nf_send_reset", kind: function, types: []events.Type{events.Reset},
+		gives: "resets that the firewall sends", over: "IPv4", module: "nf_reject_ipv4"},
+	{program: "firewall_reset_v6", point: "nf_send_reset6", kind: function, types: []events.Type{events.Reset},
+		gives: "resets that the firewall sends", over: "IPv6", module: "nf_reject_ipv6"},
+	{program: "reset_packet", point: "tcp_reset", kind: function, types: []events.Type{events.Reset},
+		gives: "flags and TTL of received resets"},
+}
+
+// missesResets tells whether the kernel's tracepoint leaves out resets that
+// have no full socket. Since it covers them (6.10, 19822a980e19) it records
+// something of its own.
+func missesResets(kernel *btf.Spec) bool {
+	_, err := kernel.AnyTypeByName("trace_event_raw_tcp_send_reset")
+	return err != nil
+}
+
+// chooseHooks returns the hooks that these types of events use on this kernel.
+func chooseHooks(kernel *btf.Spec, types []events.Type) (wanted []*hook, err error) {
+	for i := range hooks {
+		h := &hooks[i]
+		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(types, t) }) ||
+			h.needed != nil && !h.needed(kernel) {
+			continue
+		}
+		if !h.optional() {
+			if _, err := kernel.AnyTypeByName("btf_trace_" + h.point); err != nil {
+				return nil, fmt.Errorf("this kernel has no tracepoint %s: tcptrace needs Linux 5.10 or newer, with CONFIG_INET: %w", h.point, err)
+			}
+		}
+		wanted = append(wanted, h)
+	}
+	return wanted, nil
+}
+
+// attach puts prog on the hook.
+func (h *hook) attach(prog *ebpf.Program) (l link.Link, err error) {
+	switch h.kind {
+	case rawTracepoint:
+		l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: h.point, Program: prog})
+	case function:
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: ebpf.AttachTraceFEntry})
+	default:
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: ebpf.AttachTraceRawTp})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("attach to %s: %w", h.point, err)
+	}
+	return l, nil
+}
+
+// Why an optional hook is not there.
+var (
+	errNoFunction  = errors.New("this kernel has no such function, or no type of it")
+	errNotLoaded   = errors.New("its module is not loaded")
+	errNoPacket    = errors.New("the function has no packet on this kernel")
+	errNoModuleBTF = errors.New("this kernel gives no types of its modules")
+	errModuleRight = errors.New("functions of modules need CAP_SYS_ADMIN")
+	errNoFentry    = errors.New("this kernel refuses programs on functions")
+)
+
+// prototype is the type of an optional hook's function.
+func (h *hook) prototype(types *btf.Cache) (*btf.FuncProto, error) {
+	spec, err := types.Kernel()
+	if err != nil {
+		return nil, err
+	}
+	var fn *btf.Func
+	err = spec.TypeByName(h.point, &fn)
+	if err != nil && h.module != "" {
+		spec, err = types.Module(h.module)
+		if errors.Is(err, fs.ErrNotExist) {
+			if loaded(h.module) {
+				return nil, errNoModuleBTF
+			}
+			return nil, errNotLoaded
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = spec.TypeByName(h.point, &fn)
+	}
+	if err != nil {
+		return nil, errNoFunction
+	}
+	proto, ok := fn.Type.(*btf.FuncProto)
+	if !ok {
+		return nil, errNoFunction
+	}
+	return proto, nil
+}
+
+// check says why an optional hook can't be on this kernel.
+func (h *hook) check(types *btf.Cache) error {
+	proto, err := h.prototype(types)
+	if err == nil && h.program == "reset_packet" && len(proto.Params) < 2 {
+		err = errNoPacket
+	}
+	return err
+}
+
+// refusal says in a few words why the kernel took no program on a function.
+func (h *hook) refusal(err error) error {
+	switch {
+	case h.module != "" && errors.Is(err, ebpf.ErrNotSupported):
+		return errModuleRight // the loader could not go through the modules
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOTSUP), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.Errno(524)): // ENOTSUPP
+		return errNoFentry
+	}
+	return err
+}
+
+// missing is an optional hook that is not there.
+type missing struct {
+	*hook
+	err error
+}
+
+// unseen tells in one line what can't be seen, and why; "" if nothing. A
+// module that is not loaded does nothing that could be missed.
+func unseen(all []missing) string {
+	all = slices.DeleteFunc(slices.Clone(all), func(m missing) bool { return errors.Is(m.err, errNotLoaded) })
+	var reasons []string
+	for len(all) > 0 {
+		reason := all[0].err.Error()
+		var gives []string
+		var rest []missing
+		for i, m := range all {
+			switch other := i > 0 && all[i-1].gives == m.gives && all[i-1].err.Error() == reason; {
+			case m.err.Error() != reason:
+				rest = append(rest, m)
+			case other: // both families
+				gives[len(gives)-1] = m.gives
+			case m.over != "":
+				gives = append(gives, m.gives+" over "+m.over)
+			default:
+				gives = append(gives, m.gives)
+			}
+		}
+		reasons = append(reasons, strings.Join(gives, ", ")+" ("+reason+")")
+		all = rest
+	}
+	return strings.Join(reasons, "; ")
+}
