@@ -129,7 +129,8 @@ const (
 
 // An Event is a sort of event that a scenario causes, and how often.
 type Event struct {
-	// Name is the tracepoint's: tcp_retransmit_skb, tcp_retransmit_synack, tcp_send_reset, tcp_receive_reset.
+	// Name is the tracepoint's: tcp_retransmit_skb, tcp_retransmit_synack, tcp_send_reset, tcp_receive_reset; or
+	// FirewallReset.
 	Name string
 	// Kinds are tcptrace's names for it; more than one where the kernel's timing decides.
 	Kinds []string
@@ -160,6 +161,9 @@ const (
 	ReceiveReset  = "tcp_receive_reset"
 	SetState      = "inet_sock_set_state"
 )
+
+// FirewallReset stands for netfilter's functions that send a reset: they have no tracepoint, and no counter counts it.
+const FirewallReset = "nf_send_reset"
 
 // String describes the event in a line.
 func (e Event) String() string {

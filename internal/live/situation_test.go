@@ -247,6 +247,26 @@ func TestSendFailures(t *testing.T) {
 	}
 }
 
+// TestFirewall has netfilter reset connections.
+func TestFirewall(t *testing.T) {
+	for name, run := range map[string]trouble{
+		"SYN": nft.RejectedSYN, "output": nft.RejectedOutput, "data": nft.RejectedData,
+	} {
+		for _, family := range families {
+			t.Run(name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				evs := play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), run)
+				for _, e := range only(evs, events.KindFirewall) {
+					if e.Why == "" || !e.Has(events.HasTrigger|events.HasTTL) || e.NetNS == 0 ||
+						name == "output" && (e.State != events.SynSent || e.Cookie == 0) {
+						t.Errorf("%s, in answer to %v", line(&e), e.TriggerFlags)
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestPathMTU sends segments that are too large for a router on the way.
 func TestPathMTU(t *testing.T) {
 	for _, family := range families {

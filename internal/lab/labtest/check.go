@@ -109,8 +109,8 @@ func checkStates(f *lab.Facts, events []TraceEvent) error {
 	return errors.Join(errs...)
 }
 
-// hasField tells whether a tracepoint of this kernel has a field.
-func hasField(tracepoint, field string) bool {
+// HasField tells whether a tracepoint of this kernel has a field.
+func HasField(tracepoint, field string) bool {
 	root, err := tracefs()
 	if err != nil {
 		return false
@@ -122,7 +122,7 @@ func hasField(tracepoint, field string) bool {
 func checkEvents(f *lab.Facts, events []TraceEvent) error {
 	var errs []error
 	// Older kernels report neither a reset without a socket nor a retransmission that failed.
-	reason, failures := hasField(lab.SendReset, "reason"), hasField(lab.Retransmit, "err")
+	reason, failures := HasField(lab.SendReset, "reason"), HasField(lab.Retransmit, "err")
 	for _, name := range []string{lab.Retransmit, lab.RetransSYNACK, lab.SendReset, lab.ReceiveReset} {
 		for _, side := range []lab.Side{lab.Client, lab.Server} {
 			got := slices.DeleteFunc(slices.Clone(events), func(e TraceEvent) bool {

@@ -124,19 +124,38 @@ func BlockedOutput(ctx context.Context, p lab.Place, retries int) (*lab.Facts, e
 	})
 }
 
-// RejectedSYN connects to a server whose firewall rejects that with a reset, which no tracepoint sees being sent and no
-// counter counts.
+// RejectedSYN connects to a server whose firewall rejects that with a reset.
 func RejectedSYN(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 	return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
 		err := lab.InTurn(
 			a.Listen,
-			func() error { return reject(a) },
+			func() error { return reject(a, a.Place.Server, Input) },
 			func() error { return a.Start() },
 			func() error { return a.Client.WaitFailure(ctx, unix.ECONNREFUSED) })
 		if err != nil {
 			return err
 		}
 		a.Paths("CLOSE SYN_SENT CLOSE", "")
+		a.Expect(1, lab.FirewallReset, lab.Server, "firewall")
+		a.Expect(1, lab.ReceiveReset, lab.Client, "peer")
+		return nil
+	})
+}
+
+// RejectedOutput connects while the client's own firewall rejects that with a reset: to the client it looks as if the
+// server had sent it.
+func RejectedOutput(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+	return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+		err := lab.InTurn(
+			a.Listen,
+			func() error { return reject(a, a.Place.Client, Output) },
+			func() error { return a.Start() },
+			func() error { return a.Client.WaitFailure(ctx, unix.ECONNREFUSED) })
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT CLOSE", "")
+		a.Expect(1, lab.FirewallReset, lab.Client, "firewall")
 		a.Expect(1, lab.ReceiveReset, lab.Client, "peer")
 		return nil
 	})
@@ -147,7 +166,7 @@ func RejectedData(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 	return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
 		err := lab.InTurn(
 			func() error { return a.Establish(ctx) },
-			func() error { return reject(a) },
+			func() error { return reject(a, a.Place.Server, Input) },
 			func() error { return a.Client.Send(ctx, make([]byte, 100)) },
 			func() error { return a.Client.WaitFailure(ctx, unix.ECONNRESET) },
 			func() error { return a.Server.Vanish() })
@@ -155,15 +174,16 @@ func RejectedData(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 			return err
 		}
 		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+		a.Expect(1, lab.FirewallReset, lab.Server, "firewall")
 		a.Expect(1, lab.ReceiveReset, lab.Client, "peer")
 		return nil
 	})
 }
 
-// reject rejects what comes to the listener's port.
-func reject(a *lab.Act) error {
+// reject rejects what goes to the listener's port.
+func reject(a *lab.Act, at *lab.Namespace, hook Hook) error {
 	to := netip.AddrPortFrom(netip.Addr{}, a.Facts.Listener.Port())
-	remove, err := Firewall(a.Place.Server, Rule{Hook: Input, To: to, Reset: true})
+	remove, err := Firewall(at, Rule{Hook: hook, To: to, Reset: true})
 	a.Later(remove)
 	return err
 }

@@ -27,6 +27,7 @@ func TestScenarios(t *testing.T) {
 			return nft.BlockedOutput(ctx, p, 2)
 		}},
 		{"rejected-syn", nft.RejectedSYN},
+		{"rejected-output", nft.RejectedOutput},
 		{"rejected-data", nft.RejectedData},
 		{"random-loss", func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 			rule := nft.Rule{Hook: nft.Input, To: netip.AddrPortFrom(p.Addr, 0), Share: 0.03}
