@@ -84,6 +84,7 @@ struct memory {
 	char comm[16];
 	u8 last_state; /* before CLOSE */
 	u8 pad[7];
+	u64 unborn; /* when a child was made whose ends are not known yet */
 };
 
 /* Live sockets by address. Inserted at connect and listen, which run in the
@@ -1158,14 +1159,40 @@ static __always_inline void remember(struct memory *m)
 	BPF_CORE_READ_STR_INTO(&m->comm, task, group_leader, comm);
 }
 
+/* time is that of a change that was put off, else 0. */
+static __always_inline void emit_change(struct header *h, struct sock *sk,
+					int old, int new, u64 time)
+{
+	struct totals *c = count_produced(RECORD_STATE);
+	struct state_change *r;
+
+	/* The tracepoint fires before the state is stored. */
+	h->state = new;
+	if (!accept(c, h, 1 << old | 1 << new))
+		return;
+	r = reserve(c, RECORD_STATE, sizeof(*r));
+	if (!r)
+		return;
+	write_header(&r->h, h);
+	if (time)
+		r->h.time = time;
+	r->old_state = old;
+	r->new_state = new;
+	r->err = 0;
+	r->unacked = 0;
+	if (new == TCP_CLOSE) {
+		r->err = sk->sk_err;
+		r->unacked = unacked_age(sk);
+	}
+	submit(r);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int set_state(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	int old = (int)ctx[1], new = (int)ctx[2];
 	struct header h = {.type = RECORD_STATE};
-	struct totals *c = NULL;
-	struct state_change *r;
 	struct memory *m;
 	u64 key = (u64)sk;
 	bool lived, unborn;
@@ -1176,12 +1203,11 @@ int set_state(u64 *ctx)
 	/* tcp_close_state() of a socket in FIN_WAIT2 "changes" to FIN_WAIT2. */
 	if (old == new)
 		return 0;
-	if (want_states)
-		c = count_produced(RECORD_STATE);
 
 	/* Seen through 6.12: inet_csk_clone_lock() changes the child's state
 	 * before it gives it what is its own. Until then it has the cookie of
-	 * its listener, and no remote end. */
+	 * its listener, and no remote end. The change is shown with the next,
+	 * which follows at once but for a Fast Open child. */
 	unborn = old == TCP_LISTEN && new == TCP_SYN_RECV &&
 		 !sk->__sk_common.skc_dport;
 	if (!unborn)
@@ -1198,43 +1224,37 @@ int set_state(u64 *ctx)
 		if (new != TCP_SYN_RECV)
 			remember(&fresh);
 		fresh.cookie = h.cookie;
-		if (!h.cookie)
+		if (!h.cookie && !(unborn && have_cookie_helper))
 			fresh.born = spread(conn_seed ^ (u64)lives++ << 40 ^
 					    bpf_ktime_get_boot_ns()) |
 				     1ULL << 63;
-		else if (lived && new == TCP_SYN_SENT)
+		if (lived && new == TCP_SYN_SENT)
 			fresh.life = 1 + (lives++ & 0x3fff);
-		/* With the helper a child needs no memory: it will have the
-		 * cookie of its request, as its SYN-ACK has. */
-		if (new != TCP_SYN_RECV || !have_cookie_helper) {
+		if (unborn && want_states)
+			fresh.unborn = bpf_ktime_get_boot_ns();
+		/* With the helper a child needs no other memory: it will have
+		 * the cookie of its request, as its SYN-ACK has. */
+		if (new != TCP_SYN_RECV || !have_cookie_helper ||
+		    fresh.unborn) {
 			bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
 			m = recall(key, h.cookie);
 		} else {
 			m = NULL; /* of a socket that had this address before */
 		}
 	}
-	if (want_states) {
+	if (want_states && !unborn) {
 		read_sock(&h, sk);
-		if (unborn)
-			h.cookie = 0;
-		/* The tracepoint fires before the state is stored. */
-		h.state = new;
 		use_memory(&h, m);
-		if (accept(c, &h, 1 << old | 1 << new)) {
-			r = reserve(c, RECORD_STATE, sizeof(*r));
-			if (r) {
-				write_header(&r->h, &h);
-				r->old_state = old;
-				r->new_state = new;
-				r->err = 0;
-				r->unacked = 0;
-				if (new == TCP_CLOSE) {
-					r->err = sk->sk_err;
-					r->unacked = unacked_age(sk);
-				}
-				submit(r);
+		if (m && m->unborn) {
+			emit_change(&h, sk, TCP_LISTEN, TCP_SYN_RECV,
+				    m->unborn);
+			m->unborn = 0;
+			if (have_cookie_helper) {
+				bpf_map_delete_elem(&open_socks, &key);
+				m = NULL;
 			}
 		}
+		emit_change(&h, sk, old, new, 0);
 	}
 	if (new == TCP_CLOSE) {
 		if (want_resets && reset_may_follow(old)) {

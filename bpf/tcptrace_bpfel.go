@@ -47,6 +47,7 @@ type TcptraceMemory struct {
 	Comm      [16]int8
 	LastState uint8
 	Pad       [7]uint8
+	Unborn    uint64
 }
 
 type TcptraceReset struct {

@@ -107,9 +107,9 @@ func Report(t testing.TB, p lab.Place, facts *lab.Facts, events []TraceEvent) {
 	}
 }
 
-// Main is for TestMain: it runs the tests and fails if they leave a namespace, a tracing instance or a descriptor
-// behind.
-func Main(m *testing.M) {
+// Main is for TestMain: it runs the tests, then what the tests share and finish has to end, and fails if that fails or if
+// a namespace, a tracing instance or a descriptor is left behind.
+func Main(m *testing.M, finish ...func() error) {
 	root, err := tracefs() // it may keep a descriptor
 	if err != nil {
 		root = ""
@@ -118,6 +118,12 @@ func Main(m *testing.M) {
 	}
 	before := openFiles()
 	code := m.Run()
+	for _, f := range finish {
+		if err := f(); err != nil {
+			fmt.Fprintln(os.Stderr, "after the tests:", err)
+			code = 1
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var left []string
