@@ -56,7 +56,7 @@ func TestKernelFilters(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			everything := start(t, allTypes, ns.Inum())
+			stop := everything.start(t, ns.Inum())
 			filtered := startFiltered(t, allTypes, spec.Kernel())
 			for _, family := range []lab.Family{lab.V4, lab.V6} {
 				place, err := ns.Loopback(family)
@@ -69,7 +69,7 @@ func TestKernelFilters(t *testing.T) {
 					}
 				}
 			}
-			all, some := everything.finish(t), filtered.finish(t)
+			all, some := stop(), filtered.finish(t)
 			want, got := wanted(all, match), wanted(some, match)
 			if !slices.Equal(want, got) {
 				t.Errorf("the kernel side let these pass:\n%q\nuser space wants these:\n%q", got, want)

@@ -36,7 +36,10 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	types := btf.NewCache()
+	types := o.Cache
+	if types == nil {
+		types = btf.NewCache()
+	}
 	kernel, err := types.Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("this kernel has no type information (/sys/kernel/btf/vmlinux): tcptrace needs one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels from 5.10 on are: %w", err)

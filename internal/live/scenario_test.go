@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/filter"
@@ -26,6 +27,14 @@ import (
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
+
+// kernelTypes spares each test the decoding, which takes most of its time where
+// the machine is emulated.
+var kernelTypes = btf.NewCache()
+
+// few bounds the streams of tests' own that are open at once: their maps and
+// buffers would not fit into a small VM.
+var few = make(chan struct{}, 3)
 
 var allTypes = []events.Type{events.Retransmit, events.Reset, events.StateChange}
 
@@ -58,8 +67,10 @@ func startFiltered(t *testing.T, types []events.Type, kernel filter.Kernel) *tra
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	tr := &tracer{cancel: cancel, done: make(chan struct{}), blind: blind}
+	few <- struct{}{}
+	t.Cleanup(func() { <-few })
 	src, err := live.Open(ctx, live.Options{
-		Types: types, Kernel: kernel, Buffer: 16 << 20,
+		Types: types, Kernel: kernel, Buffer: 4 << 20, Cache: kernelTypes,
 		Unseen: func(what string) { tr.unseen = what },
 	})
 	if err != nil {

@@ -52,7 +52,7 @@ func (s *stream) open() error {
 			return
 		}
 		s.src, s.err = live.Open(ctx, live.Options{
-			Types: allTypes, Buffer: 64 << 20,
+			Types: allTypes, Buffer: 16 << 20, Cache: kernelTypes,
 			Unseen: func(what string) { s.unseen = what },
 		})
 		if s.err == nil {
