@@ -18,6 +18,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/cli"
 	"github.com/tcptrace/tcptrace/internal/demo"
 	"github.com/tcptrace/tcptrace/internal/live"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 func main() { os.Exit(run()) }
@@ -39,8 +40,12 @@ func run() int {
 		IsTerminal: isTerminal,
 		Getenv:     os.Getenv,
 		Version:    version(),
-		Open:       live.Open,
-		Demo:       func(ctx context.Context) (cli.Demo, error) { return demo.New(ctx) },
+		Open: func(ctx context.Context, o live.Options) (pipeline.Source, error) {
+			o.DropRights = true
+			return live.Open(ctx, o)
+		},
+		Limits: live.Limits,
+		Demo:   func(ctx context.Context) (cli.Demo, error) { return demo.New(ctx) },
 	}, os.Args[1:])
 }
 

@@ -73,6 +73,7 @@ type run struct {
 	terminal bool
 	env      map[string]string
 	demo     func(context.Context) (Demo, error)
+	limits   []live.Limit
 
 	opened   live.Options
 	out, err bytes.Buffer
@@ -95,6 +96,7 @@ func (r *run) run(args ...string) int {
 		Getenv:     func(name string) string { return r.env[name] },
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
+		Limits:     func() []live.Limit { return r.limits },
 		Open: func(_ context.Context, o live.Options) (pipeline.Source, error) {
 			r.opened = o
 			if r.openErr != nil {
@@ -146,6 +148,7 @@ func TestOpened(t *testing.T) {
 		{[]string{"retrans"}, live.Options{Types: []events.Type{events.Retransmit}, Buffer: 64 << 20}},
 		{[]string{"resets", "-4"}, live.Options{Types: []events.Type{events.Reset}, Kernel: filter.Kernel{IPv4: true}, Buffer: 64 << 20}},
 		{[]string{"states", "--buffer", "5000"}, live.Options{Types: []events.Type{events.StateChange}, Buffer: 8192}},
+		{[]string{"events", "--btf", "types", "--buffer", "4k"}, live.Options{Types: filter.Types(), Buffer: 4096, BTF: "types"}},
 		{[]string{"events", "--buffer", "1g"}, live.Options{Types: filter.Types(), Buffer: 1 << 30}},
 		{[]string{"events", "--event", "reset", "--event", "state", "--uid", "1,2", "--uid", "3"}, live.Options{
 			Types: []events.Type{events.Reset, events.StateChange}, Kernel: filter.Kernel{UIDs: []uint32{1, 2, 3}}, Buffer: 64 << 20,
@@ -377,7 +380,8 @@ type play struct {
 	closed bool
 }
 
-func (p *play) NetNS() uint32 { return 7 }
+func (p *play) NetNS() uint32    { return 7 }
+func (p *play) Rights() []string { return []string{"CAP_NET_ADMIN"} }
 
 func (p *play) Run(_ context.Context, say func(string), settle func(context.Context) error) error {
 	return p.run(say, settle)
@@ -407,7 +411,7 @@ func TestDemo(t *testing.T) {
 		if !p.closed {
 			t.Error("the demo was not closed")
 		}
-		if diff := cmp.Diff(live.Options{Types: []events.Type{events.Retransmit, events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{7}}, Buffer: 64 << 20}, r.opened); diff != "" {
+		if diff := cmp.Diff(live.Options{Types: []events.Type{events.Retransmit, events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{7}}, Buffer: 64 << 20, KeepRights: []string{"CAP_NET_ADMIN"}}, r.opened); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		if !strings.Contains(r.err.String(), "tcptrace: a segment is lost now\n") {
@@ -605,5 +609,18 @@ func TestSize(t *testing.T) {
 		if err := new(sizeValue).Set(text); err == nil {
 			t.Errorf("%q: no error", text)
 		}
+	}
+}
+
+// What a container hides is said once, and a filter on it is warned of.
+func TestLimits(t *testing.T) {
+	limits := []live.Limit{{Field: "pid", Reason: "not the host's", Remedy: "--pid=host"}, {Field: "cgroup", Reason: "a part", Remedy: "--cgroupns=host"}}
+	r := run{limits: limits}
+	if code := r.run("retrans"); code != 0 || strings.Count(r.err.String(), "not shown here: pid: not the host's (--pid=host); cgroup: a part (--cgroupns=host)\n") != 1 {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
+	}
+	r = run{limits: limits}
+	if code := r.run("retrans", "-q", "--pid", "1"); code != 0 || r.err.String() != "tcptrace: warning: --pid matches nothing here: not the host's (--pid=host)\n" {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
 }

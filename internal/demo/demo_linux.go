@@ -16,11 +16,11 @@ import (
 // Demo is a throwaway namespace, ready for trouble.
 type Demo struct{ ns *lab.Namespace }
 
-// New makes the namespace. It needs CAP_SYS_ADMIN.
+// New makes the namespace. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
 func New(ctx context.Context) (*Demo, error) {
 	ns, err := lab.NewNamespace(ctx)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("missing CAP_SYS_ADMIN: run it as root (sudo tcptrace demo): %w", err)
+		return nil, fmt.Errorf("missing CAP_SYS_ADMIN or CAP_NET_ADMIN: run it as root (sudo tcptrace demo): %w", err)
 	}
 	if err != nil {
 		return nil, err
@@ -30,6 +30,9 @@ func New(ctx context.Context) (*Demo, error) {
 
 // NetNS is the inode number of the namespace.
 func (d *Demo) NetNS() uint32 { return d.ns.Inum() }
+
+// Rights are the capabilities that Run needs: for settings of the namespace.
+func (*Demo) Rights() []string { return []string{"CAP_NET_ADMIN"} }
 
 // Run makes one trouble after the other. It calls say before each, with a line
 // about what is done, and settle after each, which returns when its events are

@@ -19,7 +19,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/bpf"
 	"github.com/tcptrace/tcptrace/internal/filter"
@@ -53,13 +52,14 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	kernel, err := btf.LoadKernelSpec()
+	types, err := kernelTypes(o.BTF)
 	if err != nil {
-		return nil, fmt.Errorf("this kernel has no type information (/sys/kernel/btf/vmlinux): tcptrace needs one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels from 5.10 on are: %w", err)
+		return nil, err
 	}
+	kernel := types.spec
 	// Before 5.11 BPF memory counts against a limit. Without the right to lift
-	// it the load may still succeed, and says so itself if it doesn't.
-	_ = rlimit.RemoveMemlock()
+	// it the load may still succeed.
+	memlock := rlimit.RemoveMemlock()
 
 	spec, err := bpf.LoadTcptrace()
 	if err != nil {
@@ -67,7 +67,7 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	}
 	wanted, err := chooseHooks(kernel, o.Types)
 	if err != nil {
-		return nil, err
+		return nil, types.explain(err)
 	}
 	for _, h := range hooks {
 		if !slices.ContainsFunc(wanted, func(w hook) bool { return w.program == h.program }) {
@@ -81,13 +81,21 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 		return nil, err
 	}
 
-	coll, err := ebpf.NewCollection(spec)
+	coll, err := ebpf.NewCollectionWithOptions(spec, types.options())
 	if err != nil {
-		return nil, loadError(err)
+		return nil, types.explain(loadError(err, memlock))
 	}
 	s := &source{kernelSide: kernelSide{coll}, names: names.NewCache()}
 	if err := s.start(wanted, kernel, o.Buffer); err != nil {
+		return nil, errors.Join(types.explain(err), s.Close())
+	}
+	if err := types.confirm(s.links, wanted); err != nil {
 		return nil, errors.Join(err, s.Close())
+	}
+	if o.DropRights {
+		if err := s.dropRights(o.KeepRights); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	return s, nil
 }
@@ -183,73 +191,6 @@ func kernelFilter(k *filter.Kernel) bpf.TcptraceFilters {
 		f.N_prefixes[end] = uint32(len(list))
 	}
 	return f
-}
-
-// capability numbers, include/uapi/linux/capability.h
-const (
-	capSysAdmin = 21
-	capPerfmon  = 38
-	capBPF      = 39
-)
-
-// checkRights looks before the kernel is asked, whose own errors mislead: it
-// speaks of memory limits and unsupported maps.
-func checkRights() error {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
-	}
-	var eff uint64
-	for line := range bytes.Lines(status) {
-		if v, ok := bytes.CutPrefix(line, []byte("CapEff:")); ok {
-			if eff, err = strconv.ParseUint(string(bytes.TrimSpace(v)), 16, 64); err != nil {
-				return fmt.Errorf("read own capabilities: %w", err)
-			}
-		}
-	}
-	if missing := missingCaps(eff); len(missing) > 0 {
-		return fmt.Errorf("missing %s: run it as root (sudo tcptrace ...), or in a container with --cap-add BPF --cap-add PERFMON", strings.Join(missing, " and "))
-	}
-	// A kernel without lockdown has no such file, and an unreadable one is no
-	// reason not to try.
-	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && lockdown(string(b)) == "confidentiality" {
-		return errors.New("kernel lockdown is in mode confidentiality, which forbids BPF to read kernel memory: boot with lockdown=integrity or without it")
-	}
-	return nil
-}
-
-// missingCaps names what a process with these effective capabilities lacks.
-func missingCaps(eff uint64) (missing []string) {
-	has := func(c int) bool { return eff&(1<<c) != 0 || eff&(1<<capSysAdmin) != 0 }
-	if !has(capBPF) {
-		missing = append(missing, "CAP_BPF")
-	}
-	if !has(capPerfmon) {
-		missing = append(missing, "CAP_PERFMON")
-	}
-	return missing
-}
-
-// lockdown is the mode in force in the text of the kernel's file, such as
-// "none [integrity] confidentiality".
-func lockdown(text string) string {
-	_, after, _ := strings.Cut(text, "[")
-	mode, _, _ := strings.Cut(after, "]")
-	return mode
-}
-
-// loadError puts the kernel's refusal in one line.
-func loadError(err error) error {
-	var ve *ebpf.VerifierError
-	switch {
-	case errors.As(err, &ve):
-		return fmt.Errorf("the kernel's verifier rejects a BPF program; please report this with the kernel's version: %w", err)
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("the kernel refuses BPF: it lacks a right that is not a capability of this process; a container's seccomp profile, an LSM or a user namespace may forbid it: %w", unix.EPERM)
-	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("no memory for the ring buffer or the maps: try a smaller --buffer, or raise the locked memory limit (ulimit -l unlimited): %w", err)
-	}
-	return fmt.Errorf("load BPF programs: %w", err)
 }
 
 // probeHZ returns the kernel's ticks a second, which it tells nobody: the ratio

@@ -5,7 +5,6 @@ package live
 import (
 	"bytes"
 	"encoding/binary"
-	"slices"
 	"strings"
 	"testing"
 
@@ -14,36 +13,6 @@ import (
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
-
-func TestMissingCaps(t *testing.T) {
-	for _, tt := range []struct {
-		eff  uint64
-		want []string
-	}{
-		{0, []string{"CAP_BPF", "CAP_PERFMON"}},
-		{1 << capBPF, []string{"CAP_PERFMON"}},
-		{1 << capPerfmon, []string{"CAP_BPF"}},
-		{1<<capBPF | 1<<capPerfmon, nil},
-		{1 << capSysAdmin, nil}, // implies both
-	} {
-		if got := missingCaps(tt.eff); !slices.Equal(got, tt.want) {
-			t.Errorf("%x: %v, want %v", tt.eff, got, tt.want)
-		}
-	}
-}
-
-func TestLockdown(t *testing.T) {
-	for text, want := range map[string]string{
-		"none [integrity] confidentiality\n": "integrity",
-		"none integrity [confidentiality]\n": "confidentiality",
-		"":                                   "",
-		"[none":                              "none",
-	} {
-		if got := lockdown(text); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
-}
 
 // A kernel that lacks a tracepoint is told apart by its BTF.
 func TestMissingTracepoint(t *testing.T) {

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// types are the kernel's types.
+type types struct {
+	spec  *btf.Spec
+	cache *btf.Cache // holds spec
+	file  string     // what they were read from; "" if the kernel gave them
+}
+
+const (
+	ownTypes = "/sys/kernel/btf/vmlinux"
+	maxRaw   = 64 << 20 // bytes of BTF that is in no ELF file: ten times those of a kernel
+)
+
+// kernelTypes returns the types of the running kernel: its own if it gives
+// them, else those in the file.
+func kernelTypes(file string) (*types, error) {
+	t := &types{file: file}
+	var err error
+	if file != "" { // what is wrong with it shows on every kernel
+		if t.spec, err = readTypes(file); err != nil {
+			return nil, fmt.Errorf("--btf %q: %w", file, err)
+		}
+	}
+	if _, err := os.Stat(ownTypes); err == nil {
+		cache := btf.NewCache()
+		spec, err := cache.Kernel()
+		if err != nil {
+			return nil, fmt.Errorf("read the kernel's types: %w", err)
+		}
+		return &types{spec: spec, cache: cache}, nil
+	}
+	if spec := loadedTypes(); spec != nil {
+		t = &types{spec: spec}
+	}
+	switch {
+	case t.spec != nil:
+		if t.cache, err = cacheOf(t.spec); err != nil {
+			return nil, err
+		}
+		return t, nil
+	case hasNoTypes():
+		return nil, errNoTypes
+	}
+	return nil, fmt.Errorf("the kernel's types can't be read: there is no %s here: mount it (docker run -v /sys/kernel/btf:/sys/kernel/btf:ro), or copy it from the host and name the copy with --btf FILE", ownTypes)
+}
+
+var errNoTypes = errors.New("this kernel was built without CONFIG_DEBUG_INFO_BTF, and tcptrace can't trace it, also not with --btf: the kernel itself needs these types to check BPF programs; the kernels of most distributions have them from 5.10 on")
+
+// hasNoTypes reports whether the kernel has surely no types of its own, rather
+// than that they are hidden.
+func hasNoTypes() bool {
+	var st unix.Statfs_t
+	if unix.Statfs("/sys/kernel", &st) != nil || st.Type != unix.SYSFS_MAGIC {
+		return false
+	}
+	_, err := os.Stat("/sys/kernel/btf")
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// loadedTypes asks the kernel for its types without the help of a file system,
+// which takes CAP_SYS_ADMIN and Linux 5.11. nil if it doesn't give them.
+func loadedTypes() *btf.Spec {
+	// The kernel unpacks its types when it checks the first program.
+	first, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:         ebpf.RawTracepoint,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+		License:      "GPL",
+	})
+	if err != nil {
+		return nil
+	}
+	defer first.Close()
+	it := new(btf.HandleIterator)
+	defer func() { it.Handle.Close() }()
+	for it.Next() {
+		info, err := it.Handle.Info()
+		if err != nil {
+			return nil
+		}
+		if info.IsVmlinux() {
+			spec, err := it.Handle.Spec(nil)
+			if err != nil {
+				return nil
+			}
+			return spec
+		}
+	}
+	return nil
+}
+
+// readTypes reads a file of raw BTF, or the vmlinux that holds it.
+func readTypes(file string) (*btf.Spec, error) {
+	// A pipe or a device would not end, or not begin.
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), file)
+	defer f.Close()
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file")
+	}
+	magic := make([]byte, 6)
+	if _, err := io.ReadFull(f, magic); err != nil {
+		return nil, errors.New("it is too short to hold a kernel's types")
+	}
+	const wanted = "it is a copy of the host's " + ownTypes + ", or the vmlinux that the kernel was made with"
+	elf := bytes.HasPrefix(magic, []byte("\x7fELF"))
+	switch {
+	case bytes.HasPrefix(magic, []byte("\xfd7zXZ")), bytes.HasPrefix(magic, []byte("\x1f\x8b")), bytes.HasPrefix(magic, []byte("\x28\xb5\x2f\xfd")):
+		return nil, errors.New("it is compressed: unpack it first")
+	case !elf && !bytes.HasPrefix(magic, []byte("\x9f\xeb")) && !bytes.HasPrefix(magic, []byte("\xeb\x9f")):
+		return nil, errors.New("it holds no types of a kernel: " + wanted)
+	case !elf && fi.Size() > maxRaw:
+		return nil, errors.New("it is too large to hold a kernel's types")
+	}
+	spec, err := parseTypes(f)
+	if errors.Is(err, btf.ErrNotFound) {
+		return nil, errors.New("this ELF file has no section .BTF: " + wanted)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("it is damaged, or not a kernel's: %w", err)
+	}
+	return spec, nil
+}
+
+// parseTypes turns what a hostile file may do to the parser into an error.
+func parseTypes(r io.ReaderAt) (spec *btf.Spec, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			spec, err = nil, fmt.Errorf("%v", p)
+		}
+	}()
+	return btf.LoadSpecFromReader(r)
+}
+
+// cacheOf returns a cache that holds spec. The library takes the types for
+// relocations as an option, but the ids of what programs attach to from its
+// cache alone, and fills that from /sys/kernel/btf alone.
+func cacheOf(spec *btf.Spec) (*btf.Cache, error) {
+	cache := btf.NewCache()
+	f := reflect.ValueOf(cache).Elem().FieldByName("kernelTypes")
+	if !f.IsValid() || f.Type() != reflect.TypeOf(spec) {
+		return nil, errors.New("this build of tcptrace can't use --btf; please report this")
+	}
+	reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().Set(reflect.ValueOf(spec))
+	return cache, nil
+}
+
+// options are those to load programs with.
+func (t *types) options() ebpf.CollectionOptions {
+	return ebpf.CollectionOptions{Cache: t.cache, Programs: ebpf.ProgramOptions{KernelTypes: t.spec}}
+}
+
+// explain adds to an error that the file may be the cause.
+func (t *types) explain(err error) error {
+	switch {
+	case t.file == "":
+		return err
+	case hasNoTypes():
+		return errNoTypes
+	}
+	var ve *ebpf.VerifierError
+	if errors.As(err, &ve) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, btf.ErrNotFound) || errors.Is(err, ebpf.ErrNotSupported) {
+		return t.wrong()
+	}
+	return err
+}
+
+func (t *types) wrong() error {
+	return fmt.Errorf("--btf %q: these are not the types of the running kernel: it has to be a copy of the host's %s, made since this kernel was installed", t.file, ownTypes)
+}
+
+// confirm checks that the programs are on the tracepoints that were meant: the
+// kernel looks the ids that the file gave up in its own types.
+func (t *types) confirm(links []link.Link, wanted []hook) error {
+	if t.file == "" {
+		return nil
+	}
+	for i, l := range links {
+		info, err := l.Info()
+		if err != nil {
+			return fmt.Errorf("ask what %s is attached to: %w", wanted[i].program, err)
+		}
+		if tp := info.RawTracepoint(); tp == nil || tp.Name != wanted[i].tracepoint {
+			return t.wrong()
+		}
+	}
+	return nil
+}
