@@ -73,6 +73,12 @@ func launch(t *testing.T, stdout *os.File, attr *syscall.SysProcAttr, args ...st
 	if err != nil {
 		t.Fatal(err)
 	}
+	return launchAt(t, path, stdout, attr, args...)
+}
+
+// launchAt starts the program at path, or what starts it.
+func launchAt(t *testing.T, path string, stdout *os.File, attr *syscall.SysProcAttr, args ...string) *tool {
+	t.Helper()
 	p := &tool{t: t, cmd: exec.Command(path, args...)}
 	p.cmd.Stdout = stdout
 	p.cmd.SysProcAttr = attr

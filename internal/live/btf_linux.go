@@ -4,6 +4,7 @@ package live
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,7 @@ type types struct {
 
 const (
 	ownTypes = "/sys/kernel/btf/vmlinux"
-	maxRaw   = 64 << 20 // bytes of BTF that is in no ELF file: ten times those of a kernel
+	maxRaw   = 64 << 20 // bytes: ten times those of a kernel
 )
 
 // kernelTypes returns the types of the running kernel: its own if it gives
@@ -116,45 +117,78 @@ func readTypes(file string) (*btf.Spec, error) {
 	}
 	f := os.NewFile(uintptr(fd), file)
 	defer f.Close()
-	fi, err := f.Stat()
-	switch {
-	case err != nil:
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
-	case !fi.Mode().IsRegular():
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("it is not a regular file")
 	}
-	magic := make([]byte, 6)
-	if _, err := io.ReadFull(f, magic); err != nil {
+	// Types say where in kernel memory to read. Who has no rights of their own
+	// must not choose that.
+	if secure, err := privilegedBinary(); err != nil {
+		return nil, err
+	} else if secure && (st.Uid != 0 || st.Mode&0o022 != 0) {
+		return nil, errors.New("a tcptrace that has its rights from file capabilities takes only a file that belongs to root and that nobody else may write")
+	}
+	return parseTypes(f, st.Size)
+}
+
+// privilegedBinary reports whether this program's file gives it rights that
+// the one who started it lacks.
+func privilegedBinary() (bool, error) {
+	const atSecure = 23
+	auxv, err := unix.Auxv()
+	if err != nil {
+		return false, fmt.Errorf("read the auxiliary vector: %w", err)
+	}
+	for _, entry := range auxv {
+		if entry[0] == atSecure {
+			return entry[1] != 0, nil
+		}
+	}
+	return false, nil
+}
+
+// parseTypes reads what is in a file of so many bytes.
+func parseTypes(r io.ReaderAt, size int64) (spec *btf.Spec, err error) {
+	// The parsers know of hostile files; should one get the better of them,
+	// that is not worth a crash.
+	defer func() {
+		if p := recover(); p != nil {
+			spec, err = nil, fmt.Errorf("it is damaged: %v", p)
+		}
+	}()
+	const wanted = "give a copy of the host's " + ownTypes + ", or the vmlinux that the kernel was made with"
+	start := make([]byte, 6)
+	if _, err := r.ReadAt(start, 0); err != nil {
 		return nil, errors.New("it is too short to hold a kernel's types")
 	}
-	const wanted = "it is a copy of the host's " + ownTypes + ", or the vmlinux that the kernel was made with"
-	elf := bytes.HasPrefix(magic, []byte("\x7fELF"))
+	is := func(magic string) bool { return bytes.HasPrefix(start, []byte(magic)) }
+	raw := io.NewSectionReader(r, 0, size)
 	switch {
-	case bytes.HasPrefix(magic, []byte("\xfd7zXZ")), bytes.HasPrefix(magic, []byte("\x1f\x8b")), bytes.HasPrefix(magic, []byte("\x28\xb5\x2f\xfd")):
+	case is("\xfd7zXZ"), is("\x1f\x8b"), is("\x28\xb5\x2f\xfd"):
 		return nil, errors.New("it is compressed: unpack it first")
-	case !elf && !bytes.HasPrefix(magic, []byte("\x9f\xeb")) && !bytes.HasPrefix(magic, []byte("\xeb\x9f")):
+	case is("\x7fELF"):
+		ef, err := elf.NewFile(r)
+		if err != nil {
+			return nil, fmt.Errorf("it is damaged: %w", err)
+		}
+		section := ef.Section(".BTF")
+		if section == nil || section.Type == elf.SHT_NOBITS {
+			return nil, errors.New("this ELF file has no section .BTF: " + wanted)
+		}
+		raw = io.NewSectionReader(section, 0, int64(min(section.Size, 1<<62)))
+	case !is("\x9f\xeb") && !is("\xeb\x9f"):
 		return nil, errors.New("it holds no types of a kernel: " + wanted)
-	case !elf && fi.Size() > maxRaw:
+	}
+	if raw.Size() > maxRaw {
 		return nil, errors.New("it is too large to hold a kernel's types")
 	}
-	spec, err := parseTypes(f)
-	if errors.Is(err, btf.ErrNotFound) {
-		return nil, errors.New("this ELF file has no section .BTF: " + wanted)
-	}
-	if err != nil {
+	if spec, err = btf.LoadSpecFromReader(raw); err != nil {
 		return nil, fmt.Errorf("it is damaged, or not a kernel's: %w", err)
 	}
 	return spec, nil
-}
-
-// parseTypes turns what a hostile file may do to the parser into an error.
-func parseTypes(r io.ReaderAt) (spec *btf.Spec, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			spec, err = nil, fmt.Errorf("%v", p)
-		}
-	}()
-	return btf.LoadSpecFromReader(r)
 }
 
 // cacheOf returns a cache that holds spec. The library takes the types for

@@ -25,7 +25,7 @@ var rights = []struct {
 }{
 	{Right{Name: "CAP_BPF", Needed: true, Gives: "loading BPF programs"}, cap.BPF},
 	{Right{Name: "CAP_PERFMON", Needed: true, Gives: "programs on tracepoints that read kernel memory"}, cap.PERFMON},
-	{Right{Name: "CAP_SYS_RESOURCE", Gives: "a ring buffer beyond the limit on locked memory, before Linux 5.11"}, cap.SYS_RESOURCE},
+	{Right{Name: "CAP_SYS_RESOURCE", Gives: "BPF memory beyond the limit on locked memory (ulimit -l), before Linux 5.11"}, cap.SYS_RESOURCE},
 	{Right{Name: "CAP_SYS_PTRACE", Gives: "--netns /proc/PID/ns/net of other users' processes"}, cap.SYS_PTRACE},
 	{Right{Name: "CAP_SYS_ADMIN", Gives: "the demo's network namespace; the kernel's types where /sys/kernel/btf is hidden"}, cap.SYS_ADMIN},
 	{Right{Name: "CAP_NET_ADMIN", Gives: "the demo's settings of its network namespace"}, cap.NET_ADMIN},
@@ -138,7 +138,7 @@ func loadError(err, memlock error) error {
 	case errors.As(err, &ve):
 		return fmt.Errorf("the kernel's verifier rejects a BPF program; please report this with the kernel's version: %w", err)
 	case errors.Is(err, unix.EPERM) && memlock != nil:
-		return fmt.Errorf("the ring buffer is larger than the limit on locked memory (%s), against which kernels before 5.11 count it: raise the limit (ulimit -l unlimited, or LimitMEMLOCK=infinity in a unit), give tcptrace CAP_SYS_RESOURCE too, or try a smaller --buffer", memlockLimit())
+		return fmt.Errorf("the limit on locked memory (%s) is too low for BPF, whose memory kernels before 5.11 count against it: raise the limit (ulimit -l unlimited, or LimitMEMLOCK=infinity in a systemd unit), or give tcptrace CAP_SYS_RESOURCE too", memlockLimit())
 	case errors.Is(err, unix.EPERM) && !names.Look().UIDs:
 		return errors.New(otherUsers)
 	case errors.Is(err, unix.EPERM):
