@@ -151,7 +151,11 @@ func TestLeastRights(t *testing.T) {
 			t.Run(who.name+"/"+command, func(t *testing.T) {
 				ns := labtest.Namespace(t)
 				out := tempFile(t)
-				p := launchAt(t, who.path, out, who.attr, command, "-o", "json", "--netns", fmt.Sprint(ns.Inum()), "-c", "1")
+				args := []string{command, "-o", "json", "--netns", fmt.Sprint(ns.Inum()), "-c", "1"}
+				if command == "resets" {
+					args = append(args, "--direction", "received") // those have a socket
+				}
+				p := launchAt(t, who.path, out, who.attr, args...)
 				checkDropped(t, p.cmd.Process.Pid, neededLater(t))
 				trouble(t, ns)
 				if code := p.end(); code != 0 {
@@ -393,7 +397,7 @@ func TestContainer(t *testing.T) {
 		absent       []string
 	}{
 		{"none", `exec "$@"`, 0, nil},
-		{"mounts", `mount -t tmpfs none /tmp; exec "$@"`, syscall.CLONE_NEWNS, nil},
+		{"mounts", `mount -t tmpfs none /mnt; exec "$@"`, syscall.CLONE_NEWNS, nil},
 		{"pids", `mount -t proc proc /proc; exec "$@"`, syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, []string{"pid", "user"}},
 		{"cgroups", `echo $$ >` + group + `/cgroup.procs && exec unshare -C sh -c 'umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"' sh "$@"`,
 			syscall.CLONE_NEWNS, []string{"cgroup", "user"}},
@@ -488,9 +492,12 @@ func TestStatic(t *testing.T) {
 // reads it is one to look at: the binary may have more rights than its user.
 func TestEnvironment(t *testing.T) {
 	allowed := []string{
-		"github.com/fatih/color",                    // NO_COLOR, TERM
-		"github.com/spf13/cobra",                    // of completion
-		"github.com/tcptrace/tcptrace/cmd/tcptrace", // hands it to internal/cli: NO_COLOR, TERM, TCPTRACE_DEBUG
+		"github.com/fatih/color",                             // NO_COLOR, TERM
+		"github.com/spf13/cobra",                             // of completion
+		"github.com/tcptrace/tcptrace/cmd/tcptrace",          // hands it to internal/cli: NO_COLOR, TERM, TCPTRACE_DEBUG
+		"golang.org/x/sys/unix",                              // declares the functions
+		"kernel.org/pub/linux/libs/security/libcap/cap",      // of programs to start, which is not done here
+		"github.com/cilium/ebpf/internal/testutils/testmain", // of Windows
 	}
 	out, err := exec.Command("go", "list", "-deps", "-f", `{{if not .Standard}}{{$p := .}}{{range .GoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}{{"\n"}}{{end}}{{end}}`, ".").Output()
 	if err != nil {

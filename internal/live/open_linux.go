@@ -59,7 +59,7 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	kernel := types.spec
 	// Before 5.11 BPF memory counts against a limit. Without the right to lift
 	// it the load may still succeed.
-	memlock := rlimit.RemoveMemlock()
+	limited := rlimit.RemoveMemlock() != nil && countsMemory(kernel)
 
 	spec, err := bpf.LoadTcptrace()
 	if err != nil {
@@ -83,7 +83,7 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 
 	coll, err := ebpf.NewCollectionWithOptions(spec, types.options())
 	if err != nil {
-		return nil, types.explain(loadError(err, memlock))
+		return nil, types.explain(loadError(err, limited))
 	}
 	s := &source{kernelSide: kernelSide{coll}, names: names.NewCache()}
 	if err := s.start(wanted, kernel, o.Buffer); err != nil {

@@ -23,18 +23,7 @@ func TestMissingTracepoint(t *testing.T) {
 			types = append(types, &btf.Typedef{Name: "btf_trace_" + h.tracepoint, Type: proto})
 		}
 	}
-	b, err := btf.NewBuilder(types, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := b.Marshal(nil, btf.KernelMarshalOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	kernel, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kernel := fakeTypes(t, types...)
 	if got, err := chooseHooks(kernel, []events.Type{events.Retransmit}); err != nil || len(got) != 3 {
 		t.Errorf("retransmissions need %d hooks: %v", len(got), err)
 	}
@@ -63,4 +52,21 @@ func TestKernelFilter(t *testing.T) {
 	if both := kernelFilter(&filter.Kernel{IPv4: true, IPv6: true}); both.Family != 0 {
 		t.Errorf("-4 -6 is family %d", both.Family)
 	}
+}
+
+func fakeTypes(t *testing.T, types ...btf.Type) *btf.Spec {
+	t.Helper()
+	b, err := btf.NewBuilder(types, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := b.Marshal(nil, btf.KernelMarshalOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -38,8 +38,10 @@ func Rights() ([]Right, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A kernel that doesn't count BPF memory asks for nothing here.
-	limited := rlimit.RemoveMemlock() != nil
+	limited := false
+	if t, err := kernelTypes(""); err == nil {
+		limited = countsMemory(t.spec)
+	}
 	var list []Right
 	for _, r := range rights {
 		if r.cap == cap.SYS_RESOURCE && !limited {
@@ -130,17 +132,24 @@ func lockdown(text string) string {
 	return mode
 }
 
-// loadError puts the kernel's refusal in one line. memlock is why the limit on
-// locked memory could not be lifted, nil if it was or doesn't count.
-func loadError(err, memlock error) error {
+// countsMemory reports whether this kernel counts BPF memory against the limit
+// on locked memory: what it counts with went away in 5.11.
+func countsMemory(kernel *btf.Spec) bool {
+	_, err := kernel.AnyTypeByName("bpf_map_memory")
+	return err == nil
+}
+
+// loadError puts the kernel's refusal in one line. limited says that the limit
+// on locked memory counts, and could not be lifted.
+func loadError(err error, limited bool) error {
 	var ve *ebpf.VerifierError
 	switch {
 	case errors.As(err, &ve):
 		return fmt.Errorf("the kernel's verifier rejects a BPF program; please report this with the kernel's version: %w", err)
-	case errors.Is(err, unix.EPERM) && memlock != nil:
-		return fmt.Errorf("the limit on locked memory (%s) is too low for BPF, whose memory kernels before 5.11 count against it: raise the limit (ulimit -l unlimited, or LimitMEMLOCK=infinity in a systemd unit), or give tcptrace CAP_SYS_RESOURCE too", memlockLimit())
 	case errors.Is(err, unix.EPERM) && !names.Look().UIDs:
 		return errors.New(otherUsers)
+	case errors.Is(err, unix.EPERM) && limited:
+		return fmt.Errorf("the limit on locked memory (%s) is too low for BPF, whose memory kernels before 5.11 count against it: raise the limit (ulimit -l unlimited, or LimitMEMLOCK=infinity in a systemd unit), or give tcptrace CAP_SYS_RESOURCE too", memlockLimit())
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("the kernel refuses BPF: it lacks a right that is not a capability of this process; a container's seccomp profile or an LSM may forbid it: %w", unix.EPERM)
 	case errors.Is(err, unix.ENOMEM):
