@@ -39,7 +39,7 @@ func run() int {
 		Stderr:     os.Stderr,
 		IsTerminal: isTerminal,
 		Getenv:     os.Getenv,
-		Version:    version(),
+		Version:    versionOf(),
 		Open: func(ctx context.Context, o live.Options) (pipeline.Source, error) {
 			o.DropRights = true
 			return live.Open(ctx, o)
@@ -54,11 +54,16 @@ func isTerminal(w io.Writer) bool {
 	return ok && isatty.IsTerminal(f.Fd())
 }
 
-// version is what the go command recorded in the binary.
-func version() cli.Version {
-	var v cli.Version
+// What "make build" sets: the go command would record the state of the
+// checkout, and two builds of one source would differ.
+var version, commit, date string
+
+// versionOf is what the build set, or what the go command recorded in the
+// binary.
+func versionOf() cli.Version {
+	v := cli.Version{Version: version, Commit: commit, Date: date}
 	info, ok := debug.ReadBuildInfo()
-	if !ok {
+	if !ok || v != (cli.Version{}) {
 		return v
 	}
 	if info.Main.Version != "(devel)" {
