@@ -490,7 +490,7 @@ func TestMissing(t *testing.T) {
 		{"rights", `exec "$0" retrans`, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
 			"missing CAP_BPF and CAP_PERFMON: run it as root"},
 		{"rights of the demo", `exec "$0" demo`, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
-			"missing CAP_SYS_ADMIN or CAP_NET_ADMIN: run it as root"},
+			"missing CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root"},
 		{"rights over the host", `exec "$0" retrans`,
 			syscall.SysProcAttr{
 				Cloneflags:  syscall.CLONE_NEWUSER,

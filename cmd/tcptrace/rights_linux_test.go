@@ -252,6 +252,27 @@ func TestMissingRight(t *testing.T) {
 	})
 }
 
+// The namespaces of other users' processes take one right more.
+func TestNetNSOfOthers(t *testing.T) {
+	own, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
+	p := launchAt(t, own, tempFile(t), unprivileged(cap.BPF, cap.PERFMON, cap.SYS_PTRACE), "events", "--netns", path)
+	checkDropped(t, p.cmd.Process.Pid, neededLater(t))
+	p.signal(syscall.SIGINT)
+	if code := p.end(); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.said.String())
+	}
+	cmd := exec.Command(own, "events", "--netns", path)
+	cmd.SysProcAttr = unprivileged(cap.BPF, cap.PERFMON)
+	out, err := cmd.CombinedOutput()
+	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "CAP_SYS_PTRACE") {
+		t.Errorf("%v: said %q", err, out)
+	}
+}
+
 // hiddenTypes runs a shell command, "$@" of which is the program, where the
 // kernel's types can't be seen.
 const hiddenTypes = `mount -t tmpfs none /sys/kernel/btf && exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+perfmon --ambient-caps -all,+bpf,+perfmon "$@"`

@@ -9,6 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
@@ -20,12 +24,28 @@ type Demo struct{ ns *lab.Namespace }
 func New(ctx context.Context) (*Demo, error) {
 	ns, err := lab.NewNamespace(ctx)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("missing CAP_SYS_ADMIN or CAP_NET_ADMIN: run it as root (sudo tcptrace demo): %w", err)
+		return nil, fmt.Errorf("missing %s: run it as root (sudo tcptrace demo): %w", missing(), err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &Demo{ns}, nil
+}
+
+// missing names what New needs and this process lacks.
+func missing() string {
+	own := cap.GetProc()
+	var list []string
+	for name, v := range map[string]cap.Value{"CAP_SYS_ADMIN": cap.SYS_ADMIN, "CAP_NET_ADMIN": cap.NET_ADMIN} {
+		if on, err := own.GetFlag(cap.Effective, v); err != nil || !on {
+			list = append(list, name)
+		}
+	}
+	if list == nil {
+		return "a right that is no capability"
+	}
+	slices.Sort(list)
+	return strings.Join(list, " and ")
 }
 
 // NetNS is the inode number of the namespace.
