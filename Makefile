@@ -16,14 +16,39 @@ KERNELS ?=
 RUN ?=
 PACKAGES ?= ./internal/live
 
+# What the binary says of itself. A source tree without git can give them.
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null && { git diff --quiet HEAD || echo -dirty; })
+DATE ?= $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
+VERSION ?= $(patsubst v%,%,$(shell git describe --tags --exact-match --match 'v*' 2>/dev/null))
+
+# The same source, version and Go make the same bytes anywhere: no paths, no
+# stamp of the checkout's state, and no flag or instruction set of whoever builds.
+GO_BUILD = CGO_ENABLED=0 GOFLAGS=-trimpath GOAMD64=v1 GOARM64=v8.0 $(GO) build -buildvcs=false \
+	-ldflags '-s -w -X "main.version=$(VERSION)" -X "main.commit=$(subst $() ,,$(COMMIT))" -X "main.date=$(DATE)"'
+
+PREFIX ?= /usr/local
+# Who may run a tcptrace that has rights of its own: it sees all connections.
+GROUP ?= adm
+
 .DEFAULT_GOAL := build
-.PHONY: help build run demo test test-kernels kernels-table release-check deps generate check-generated lint fmt bench fuzz clean
+.PHONY: help build install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 build: ## the static binary, ./tcptrace
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o tcptrace ./cmd/tcptrace
+	$(GO_BUILD) -o tcptrace ./cmd/tcptrace
+
+# Not a prerequisite: root need not build, only install.
+install: ## the binary to $(DESTDIR)$(PREFIX)/bin, for root to run
+	@test -f tcptrace || { echo 'nothing to install: run "make build" first' >&2; exit 1; }
+	install -D -m 0755 tcptrace '$(DESTDIR)$(PREFIX)/bin/tcptrace'
+
+install-caps: ## the same, with the rights to trace for members of $(GROUP), no others
+	@test -f tcptrace || { echo 'nothing to install: run "make build" first' >&2; exit 1; }
+	@command -v setcap >/dev/null || { echo 'setcap is missing: install libcap2-bin (Debian, Ubuntu) or libcap (Fedora, Arch, Alpine: libcap-utils)' >&2; exit 1; }
+	install -D -o root -g '$(GROUP)' -m 0750 tcptrace '$(DESTDIR)$(PREFIX)/bin/tcptrace'
+	setcap cap_bpf,cap_perfmon+ep '$(DESTDIR)$(PREFIX)/bin/tcptrace'
 
 run: build ## build it and trace retransmissions and resets on this host
 	$(SUDO) ./tcptrace events --event retransmit,reset
@@ -46,10 +71,23 @@ kernels-table: ## run TestShows on every kernel, and write the table in README.m
 release-check: lint check-generated test ## all that a release needs, with no kernel left out
 	$(GO) run ./internal/vm/testkernels -strict $(VMFLAGS)
 
+# The copy has another path, another time, no git, an empty build cache and
+# flags that its builder is used to.
+check-reproducible: build ## fail if another place builds other bytes, or ones that need a library
+	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; mkdir "$$dir/elsewhere"; \
+	tar -c --exclude=./.git --exclude=./tcptrace . | tar -x -C "$$dir/elsewhere"; \
+	umask 077; GOCACHE="$$dir/cache" GOFLAGS=-buildvcs=auto GOAMD64=v2 CGO_ENABLED=1 TZ=Asia/Tokyo $(MAKE) -s -C "$$dir/elsewhere" build \
+		VERSION='$(VERSION)' COMMIT='$(COMMIT)' DATE='$(DATE)'; \
+	cmp tcptrace "$$dir/elsewhere/tcptrace" || { echo 'two builds of the same source differ' >&2; exit 1; }; \
+	if readelf -lW tcptrace | grep -E 'INTERP|DYNAMIC'; then echo 'tcptrace is not static' >&2; exit 1; fi; \
+	sha256sum tcptrace
+
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -yq --no-install-recommends clang-14 llvm-14 clang-format-14 libbpf-dev \
 		gcc libc6-dev make git iproute2 ca-certificates qemu-system-x86 qemu-system-arm xz-utils
+
+		gcc libc6-dev binutils make git iproute2 libcap2-bin ca-certificates
 
 generate: ## the BPF object and its Go types, from bpf/*.c
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./bpf
@@ -72,7 +110,7 @@ bench: ## benchmarks of the user-space path
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 fuzz: ## every fuzz target for $(FUZZTIME)
-	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/...); do \
+	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/live); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \

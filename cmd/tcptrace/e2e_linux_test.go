@@ -73,6 +73,12 @@ func launch(t *testing.T, stdout *os.File, attr *syscall.SysProcAttr, args ...st
 	if err != nil {
 		t.Fatal(err)
 	}
+	return launchAt(t, path, stdout, attr, args...)
+}
+
+// launchAt starts the program at path, or what starts it.
+func launchAt(t *testing.T, path string, stdout *os.File, attr *syscall.SysProcAttr, args ...string) *tool {
+	t.Helper()
 	p := &tool{t: t, cmd: exec.Command(path, args...)}
 	p.cmd.Stdout = stdout
 	p.cmd.SysProcAttr = attr
@@ -484,9 +490,7 @@ func TestMissing(t *testing.T) {
 		{"rights", `exec "$0" retrans`, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
 			"missing CAP_BPF and CAP_PERFMON: run it as root"},
 		{"rights of the demo", `exec "$0" demo`, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
-			"missing CAP_SYS_ADMIN: run it as root"},
-		{"BTF", `mount -t tmpfs none /sys/kernel/btf && exec "$0" retrans`, syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
-			"CONFIG_DEBUG_INFO_BTF"},
+			"missing CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root"},
 		{"rights over the host", `exec "$0" retrans`,
 			syscall.SysProcAttr{
 				Cloneflags:  syscall.CLONE_NEWUSER,

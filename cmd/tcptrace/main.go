@@ -18,6 +18,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/cli"
 	"github.com/tcptrace/tcptrace/internal/demo"
 	"github.com/tcptrace/tcptrace/internal/live"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 func main() { os.Exit(run()) }
@@ -38,9 +39,13 @@ func run() int {
 		Stderr:     os.Stderr,
 		IsTerminal: isTerminal,
 		Getenv:     os.Getenv,
-		Version:    version(),
-		Open:       live.Open,
-		Demo:       func(ctx context.Context) (cli.Demo, error) { return demo.New(ctx) },
+		Version:    versionOf(),
+		Open: func(ctx context.Context, o live.Options) (pipeline.Source, error) {
+			o.DropRights = true
+			return live.Open(ctx, o)
+		},
+		Limits: live.Limits,
+		Demo:   func(ctx context.Context) (cli.Demo, error) { return demo.New(ctx) },
 	}, os.Args[1:])
 }
 
@@ -49,11 +54,16 @@ func isTerminal(w io.Writer) bool {
 	return ok && isatty.IsTerminal(f.Fd())
 }
 
-// version is what the go command recorded in the binary.
-func version() cli.Version {
-	var v cli.Version
+// What "make build" sets: the go command would record the state of the
+// checkout, and two builds of one source would differ.
+var version, commit, date string
+
+// versionOf is what the build set, or what the go command recorded in the
+// binary.
+func versionOf() cli.Version {
+	v := cli.Version{Version: version, Commit: commit, Date: date}
 	info, ok := debug.ReadBuildInfo()
-	if !ok {
+	if !ok || v != (cli.Version{}) {
 		return v
 	}
 	if info.Main.Version != "(devel)" {

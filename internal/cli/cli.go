@@ -32,6 +32,9 @@ type Env struct {
 	// Open starts live tracing. Its errors tell the user what to do.
 	Open func(context.Context, live.Options) (pipeline.Source, error)
 
+	// Limits lists what no event has where this runs; nil is nothing.
+	Limits func() []live.Limit
+
 	// Demo prepares the trouble that the demo command traces.
 	Demo func(context.Context) (Demo, error)
 }

@@ -73,6 +73,8 @@ type run struct {
 	terminal bool
 	env      map[string]string
 	demo     func(context.Context) (Demo, error)
+	limits   []live.Limit
+	unseen   string
 
 	opened   live.Options
 	out, err bytes.Buffer
@@ -95,8 +97,13 @@ func (r *run) run(args ...string) int {
 		Getenv:     func(name string) string { return r.env[name] },
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
+		Limits:     func() []live.Limit { return r.limits },
 		Open: func(_ context.Context, o live.Options) (pipeline.Source, error) {
 			r.opened = o
+			r.opened.Unseen = nil
+			if r.unseen != "" {
+				o.Unseen(r.unseen)
+			}
 			if r.openErr != nil {
 				return nil, r.openErr
 			}
@@ -146,6 +153,7 @@ func TestOpened(t *testing.T) {
 		{[]string{"retrans"}, live.Options{Types: []events.Type{events.Retransmit}, Buffer: 64 << 20}},
 		{[]string{"resets", "-4"}, live.Options{Types: []events.Type{events.Reset}, Kernel: filter.Kernel{IPv4: true}, Buffer: 64 << 20}},
 		{[]string{"states", "--buffer", "5000"}, live.Options{Types: []events.Type{events.StateChange}, Buffer: 8192}},
+		{[]string{"events", "--btf", "types", "--buffer", "4k"}, live.Options{Types: filter.Types(), Buffer: 4096, BTF: "types"}},
 		{[]string{"events", "--buffer", "1g"}, live.Options{Types: filter.Types(), Buffer: 1 << 30}},
 		{[]string{"events", "--event", "reset", "--event", "state", "--uid", "1,2", "--uid", "3"}, live.Options{
 			Types: []events.Type{events.Reset, events.StateChange}, Kernel: filter.Kernel{UIDs: []uint32{1, 2, 3}}, Buffer: 64 << 20,
@@ -377,7 +385,8 @@ type play struct {
 	closed bool
 }
 
-func (p *play) NetNS() uint32 { return 7 }
+func (p *play) NetNS() uint32    { return 7 }
+func (p *play) Rights() []string { return []string{"CAP_NET_ADMIN"} }
 
 func (p *play) Run(_ context.Context, say func(string), settle func(context.Context) error) error {
 	return p.run(say, settle)
@@ -407,7 +416,7 @@ func TestDemo(t *testing.T) {
 		if !p.closed {
 			t.Error("the demo was not closed")
 		}
-		if diff := cmp.Diff(live.Options{Types: []events.Type{events.Retransmit, events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{7}}, Buffer: 64 << 20}, r.opened); diff != "" {
+		if diff := cmp.Diff(live.Options{Types: []events.Type{events.Retransmit, events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{7}}, Buffer: 64 << 20, KeepRights: []string{"CAP_NET_ADMIN"}}, r.opened); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		if !strings.Contains(r.err.String(), "tcptrace: a segment is lost now\n") {
@@ -605,5 +614,30 @@ func TestSize(t *testing.T) {
 		if err := new(sizeValue).Set(text); err == nil {
 			t.Errorf("%q: no error", text)
 		}
+	}
+}
+
+// What the kernel hides is said once, behind the banner.
+func TestUnseen(t *testing.T) {
+	r := run{unseen: "this (that)"}
+	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "Ctrl-C\ntcptrace: not seen on this kernel: this (that)\n") {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
+	}
+	r = run{unseen: "this"}
+	if code := r.run("resets", "-q"); code != 0 || r.err.Len() != 0 {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
+	}
+}
+
+// What a container hides is said once, and a filter on it is warned of.
+func TestLimits(t *testing.T) {
+	limits := []live.Limit{{Field: "pid", Reason: "not the host's", Remedy: "--pid=host"}, {Field: "cgroup", Reason: "a part", Remedy: "--cgroupns=host"}}
+	r := run{limits: limits}
+	if code := r.run("retrans"); code != 0 || strings.Count(r.err.String(), "not shown here: pid: not the host's (--pid=host); cgroup: a part (--cgroupns=host)\n") != 1 {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
+	}
+	r = run{limits: limits}
+	if code := r.run("retrans", "-q", "--pid", "1"); code != 0 || r.err.String() != "tcptrace: warning: --pid matches nothing here: not the host's (--pid=host)\n" {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
 }

@@ -33,6 +33,7 @@ type streamFlags struct {
 	count    uint64
 
 	buffer int
+	btf    string
 	strict bool
 }
 
@@ -131,6 +132,7 @@ func (f *streamFlags) addLive(cmd *cobra.Command) {
 	fs, done := group(cmd, groupLive)
 	f.buffer = 64 << 20
 	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two; as much again waits in user space while the output is slow")
+	fs.StringVar(&f.btf, "btf", "", "`FILE` with the kernel's types, a copy of the host's /sys/kernel/btf/vmlinux, for where that is not there")
 	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")
 	done()
 

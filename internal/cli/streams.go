@@ -101,6 +101,8 @@ type Demo interface {
 	// Run makes it happen. It calls say with a line about what it does next,
 	// and settle to wait until the events of what it did are shown.
 	Run(ctx context.Context, say func(string), settle func(context.Context) error) error
+	// Rights are the capabilities that Run needs.
+	Rights() []string
 	// Close removes all that is left of it.
 	Close() error
 }
@@ -143,17 +145,25 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	if err != nil {
 		return usagef("--columns: %w", err)
 	}
-	for _, w := range f.warnings() {
+	var limits []live.Limit
+	if a.env.Limits != nil {
+		limits = a.env.Limits()
+	}
+	for _, w := range append(f.warnings(), limited(cmd, limits)...) {
 		a.say("warning: %s", w)
 	}
 
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	lo := live.Options{Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer}
-	if !f.quiet {
-		lo.Unseen = func(what string) { a.say("not seen on this kernel: %s", what) }
+	var unseen string
+	o := live.Options{
+		Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer, BTF: f.btf,
+		Unseen: func(what string) { unseen = what },
 	}
-	src, err := a.env.Open(ctx, lo)
+	if demo != nil {
+		o.KeepRights = demo.Rights()
+	}
+	src, err := a.env.Open(ctx, o)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // interrupted before anything was traced
@@ -168,8 +178,14 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	}
 	if !f.quiet {
 		a.say("%s", f.banner(cmd, demo != nil))
+		if unseen != "" {
+			a.say("not seen on this kernel: %s", unseen)
+		}
+		if len(limits) > 0 {
+			a.say("%s", limitsText(limits))
+		}
 	}
-	o := pipeline.Options{
+	po := pipeline.Options{
 		Keep:    keep,
 		Printer: printer,
 		Out:     a.out,
@@ -180,16 +196,16 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	if demo != nil {
 		play = &performance{moments: make(chan struct{})}
 		begin := sync.OnceFunc(func() { a.perform(ctx, play, demo, f, cancel) })
-		o.Idle = func() error { // the first idle moment is behind the headings
+		po.Idle = func() error { // the first idle moment is behind the headings
 			begin()
 			play.idle()
 			return checkOpen(a.env.Stdout)
 		}
 	}
 	if !printer.ShowsLost() {
-		o.Warn = func(e *events.Event) { a.say("%s", format.LostText(e)) }
+		po.Warn = func(e *events.Event) { a.say("%s", format.LostText(e)) }
 	}
-	sum, err := pipeline.Run(ctx, src, o)
+	sum, err := pipeline.Run(ctx, src, po)
 	if play != nil {
 		cancel()
 		err = errors.Join(err, play.wait())
@@ -290,6 +306,26 @@ func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
 		ends = append(ends, "after "+shortDuration(f.duration))
 	}
 	return text + "; stops " + strings.Join(append(ends, "with Ctrl-C"), " or ")
+}
+
+// limitsText says what is not shown here.
+func limitsText(limits []live.Limit) string {
+	var parts []string
+	for _, l := range limits {
+		parts = append(parts, fmt.Sprintf("%s: %s (%s)", l.Field, l.Reason, l.Remedy))
+	}
+	return "not shown here: " + strings.Join(parts, "; ")
+}
+
+// limited returns warnings of filters on fields that no event has here.
+func limited(cmd *cobra.Command, limits []live.Limit) []string {
+	var list []string
+	for _, l := range limits {
+		if f := cmd.Flags().Lookup(l.Field); f != nil && f.Changed {
+			list = append(list, fmt.Sprintf("--%s matches nothing here: %s (%s)", l.Field, l.Reason, l.Remedy))
+		}
+	}
+	return list
 }
 
 // shortDuration writes 1m where Duration.String has 1m0s.

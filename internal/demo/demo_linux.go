@@ -9,6 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
@@ -16,11 +20,11 @@ import (
 // Demo is a throwaway namespace, ready for trouble.
 type Demo struct{ ns *lab.Namespace }
 
-// New makes the namespace. It needs CAP_SYS_ADMIN.
+// New makes the namespace. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
 func New(ctx context.Context) (*Demo, error) {
 	ns, err := lab.NewNamespace(ctx)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("missing CAP_SYS_ADMIN: run it as root (sudo tcptrace demo): %w", err)
+		return nil, fmt.Errorf("missing %s: run it as root (sudo tcptrace demo): %w", missing(), err)
 	}
 	if err != nil {
 		return nil, err
@@ -28,8 +32,27 @@ func New(ctx context.Context) (*Demo, error) {
 	return &Demo{ns}, nil
 }
 
+// missing names what New needs and this process lacks.
+func missing() string {
+	own := cap.GetProc()
+	var list []string
+	for name, v := range map[string]cap.Value{"CAP_SYS_ADMIN": cap.SYS_ADMIN, "CAP_NET_ADMIN": cap.NET_ADMIN} {
+		if on, err := own.GetFlag(cap.Effective, v); err != nil || !on {
+			list = append(list, name)
+		}
+	}
+	if list == nil {
+		return "a right that is no capability"
+	}
+	slices.Sort(list)
+	return strings.Join(list, " and ")
+}
+
 // NetNS is the inode number of the namespace.
 func (d *Demo) NetNS() uint32 { return d.ns.Inum() }
+
+// Rights are the capabilities that Run needs: for settings of the namespace.
+func (*Demo) Rights() []string { return []string{"CAP_NET_ADMIN"} }
 
 // Run makes one trouble after the other. It calls say before each, with a line
 // about what is done, and settle after each, which returns when its events are

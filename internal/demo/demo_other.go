@@ -21,6 +21,9 @@ func New(context.Context) (*Demo, error) {
 // NetNS has no meaning here.
 func (*Demo) NetNS() uint32 { return 0 }
 
+// Rights has no meaning here.
+func (*Demo) Rights() []string { return nil }
+
 // Run has no meaning here.
 func (*Demo) Run(context.Context, func(string), func(context.Context) error) error { return nil }
 

@@ -34,6 +34,9 @@ func netns(name string) (uint32, error) {
 
 func netnsAt(path string) (uint32, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrPermission) && strings.HasPrefix(path, "/proc/") {
+		return 0, fmt.Errorf("open %s: %w: for processes of other users it takes root or CAP_SYS_PTRACE", path, err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", path, err)
 	}

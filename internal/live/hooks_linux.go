@@ -110,19 +110,20 @@ var (
 	errNoPacket    = errors.New("the function has no packet on this kernel")
 	errNoModuleBTF = errors.New("this kernel gives no types of its modules")
 	errModuleRight = errors.New("functions of modules need CAP_SYS_ADMIN")
+	errForeign     = errors.New("not with types from a file")
 	errNoFentry    = errors.New("this kernel refuses programs on functions")
 )
 
 // prototype is the type of an optional hook's function.
-func (h *hook) prototype(types *btf.Cache) (*btf.FuncProto, error) {
-	spec, err := types.Kernel()
-	if err != nil {
-		return nil, err
+func (h *hook) prototype(types *types) (*btf.FuncProto, error) {
+	if types.file != "" {
+		return nil, errForeign
 	}
 	var fn *btf.Func
-	err = spec.TypeByName(h.point, &fn)
+	err := types.spec.TypeByName(h.point, &fn)
 	if err != nil && h.module != "" {
-		spec, err = types.Module(h.module)
+		var spec *btf.Spec
+		spec, err = types.cache.Module(h.module)
 		if errors.Is(err, fs.ErrNotExist) {
 			if loaded(h.module) {
 				return nil, errNoModuleBTF
@@ -145,7 +146,7 @@ func (h *hook) prototype(types *btf.Cache) (*btf.FuncProto, error) {
 }
 
 // check says why an optional hook can't be on this kernel.
-func (h *hook) check(types *btf.Cache) error {
+func (h *hook) check(types *types) error {
 	proto, err := h.prototype(types)
 	if err == nil && h.program == "reset_packet" && len(proto.Params) < 2 {
 		err = errNoPacket

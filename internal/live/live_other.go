@@ -15,3 +15,9 @@ import (
 func Open(context.Context, Options) (pipeline.Source, error) {
 	return nil, errors.New("live tracing needs Linux")
 }
+
+// Limits has no meaning here.
+func Limits() []Limit { return nil }
+
+// Rights has no meaning here.
+func Rights() ([]Right, error) { return nil, nil }

@@ -19,7 +19,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/bpf"
 	"github.com/tcptrace/tcptrace/internal/filter"
@@ -36,17 +35,14 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	types := o.Cache
-	if types == nil {
-		types = btf.NewCache()
-	}
-	kernel, err := types.Kernel()
+	types, err := kernelTypes(o.BTF, o.Cache)
 	if err != nil {
-		return nil, fmt.Errorf("this kernel has no type information (/sys/kernel/btf/vmlinux): tcptrace needs one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels from 5.10 on are: %w", err)
+		return nil, err
 	}
+	kernel := types.spec
 	// Before 5.11 BPF memory counts against a limit. Without the right to lift
-	// it the load may still succeed, and says so itself if it doesn't.
-	_ = rlimit.RemoveMemlock()
+	// it the load may still succeed.
+	limited := rlimit.RemoveMemlock() != nil && countsMemory(kernel)
 
 	spec, err := bpf.LoadTcptrace()
 	if err != nil {
@@ -54,7 +50,7 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	}
 	wanted, err := chooseHooks(kernel, o.Types)
 	if err != nil {
-		return nil, err
+		return nil, types.explain(err)
 	}
 	if err := configure(spec, types, o); err != nil {
 		return nil, err
@@ -63,32 +59,33 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 		return nil, err
 	}
 	s := &source{names: names.NewCache()}
-	if err := s.start(spec, types, wanted, o); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if err := s.start(spec, types, wanted, o, limited); err != nil {
+		return nil, errors.Join(types.explain(err), s.Close())
+	}
+	if o.DropRights {
+		if err := s.dropRights(o.KeepRights); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	return s, nil
 }
 
 // start loads and attaches what is wanted, and begins to read.
-func (s *source) start(spec *ebpf.CollectionSpec, types *btf.Cache, wanted []*hook, o Options) (err error) {
+func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, o Options, limited bool) (err error) {
 	var required []string
 	for _, h := range wanted {
 		if !h.optional() {
 			required = append(required, h.program)
 		}
 	}
-	s.coll, err = ebpf.NewCollectionWithOptions(only(spec, append(required, hzProgram)...), ebpf.CollectionOptions{Cache: types})
+	s.coll, err = ebpf.NewCollectionWithOptions(only(spec, append(required, hzProgram)...), types.options())
 	if err != nil {
-		return loadError(err)
+		return loadError(err, limited)
 	}
 	if s.dec.HZ, err = probeHZ(s.coll); err != nil {
 		return err
 	}
-	kernel, err := types.Kernel()
-	if err != nil {
-		return err
-	}
-	s.dec.Reasons = reasonNames(kernel)
+	s.dec.Reasons = reasonNames(types.spec)
 	reader, err := ringbuf.NewReader(s.coll.Maps["records"])
 	if err != nil {
 		return fmt.Errorf("open ring buffer: %w", err)
@@ -109,6 +106,9 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *btf.Cache, wanted []*ho
 			return err
 		}
 		s.links = append(s.links, l)
+		if err := types.confirm(l, h); err != nil {
+			return err
+		}
 	}
 	if text := unseen(absent); text != "" && o.Unseen != nil {
 		o.Unseen(text)
@@ -118,11 +118,13 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *btf.Cache, wanted []*ho
 
 // attachOptional loads a program beside the others, on their maps: the kernel
 // may refuse it.
-func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *btf.Cache, h *hook) error {
+func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *types, h *hook) error {
 	if err := h.check(types); err != nil {
 		return err
 	}
-	coll, err := ebpf.NewCollectionWithOptions(only(spec, h.program), ebpf.CollectionOptions{Cache: types, MapReplacements: s.coll.Maps})
+	o := types.options()
+	o.MapReplacements = s.coll.Maps
+	coll, err := ebpf.NewCollectionWithOptions(only(spec, h.program), o)
 	if err != nil {
 		return h.refusal(err)
 	}
@@ -149,16 +151,12 @@ func loaded(module string) bool {
 }
 
 // configure sets the constants and sizes that the object is loaded with.
-func configure(spec *ebpf.CollectionSpec, types *btf.Cache, o Options) error {
-	kernel, err := types.Kernel()
-	if err != nil {
-		return err
-	}
+func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	spec.Maps["records"].MaxEntries = uint32(o.Buffer)
 	// bpf_get_socket_cookie as tracing programs may call it, from 5.12 on
 	// (c5dbb89fc2ac).
 	var cookie *btf.Func
-	haveCookie := kernel.TypeByName("bpf_get_socket_ptr_cookie", &cookie) == nil
+	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &cookie) == nil
 	firewallHasSk := slices.ContainsFunc(hooks, func(h hook) bool {
 		if !strings.HasPrefix(h.program, "firewall_reset") {
 			return false
@@ -209,73 +207,6 @@ func kernelFilter(k *filter.Kernel) bpf.TcptraceFilters {
 		f.N_prefixes[end] = uint32(len(list))
 	}
 	return f
-}
-
-// capability numbers, include/uapi/linux/capability.h
-const (
-	capSysAdmin = 21
-	capPerfmon  = 38
-	capBPF      = 39
-)
-
-// checkRights looks before the kernel is asked, whose own errors mislead: it
-// speaks of memory limits and unsupported maps.
-func checkRights() error {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
-	}
-	var eff uint64
-	for line := range bytes.Lines(status) {
-		if v, ok := bytes.CutPrefix(line, []byte("CapEff:")); ok {
-			if eff, err = strconv.ParseUint(string(bytes.TrimSpace(v)), 16, 64); err != nil {
-				return fmt.Errorf("read own capabilities: %w", err)
-			}
-		}
-	}
-	if missing := missingCaps(eff); len(missing) > 0 {
-		return fmt.Errorf("missing %s: run it as root (sudo tcptrace ...), or in a container with --cap-add BPF --cap-add PERFMON", strings.Join(missing, " and "))
-	}
-	// A kernel without lockdown has no such file, and an unreadable one is no
-	// reason not to try.
-	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && lockdown(string(b)) == "confidentiality" {
-		return errors.New("kernel lockdown is in mode confidentiality, which forbids BPF to read kernel memory: boot with lockdown=integrity or without it")
-	}
-	return nil
-}
-
-// missingCaps names what a process with these effective capabilities lacks.
-func missingCaps(eff uint64) (missing []string) {
-	has := func(c int) bool { return eff&(1<<c) != 0 || eff&(1<<capSysAdmin) != 0 }
-	if !has(capBPF) {
-		missing = append(missing, "CAP_BPF")
-	}
-	if !has(capPerfmon) {
-		missing = append(missing, "CAP_PERFMON")
-	}
-	return missing
-}
-
-// lockdown is the mode in force in the text of the kernel's file, such as
-// "none [integrity] confidentiality".
-func lockdown(text string) string {
-	_, after, _ := strings.Cut(text, "[")
-	mode, _, _ := strings.Cut(after, "]")
-	return mode
-}
-
-// loadError puts the kernel's refusal in one line.
-func loadError(err error) error {
-	var ve *ebpf.VerifierError
-	switch {
-	case errors.As(err, &ve):
-		return fmt.Errorf("the kernel's verifier rejects a BPF program; please report this with the kernel's version: %w", err)
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("the kernel refuses BPF: it lacks a right that is not a capability of this process; a container's seccomp profile, an LSM or a user namespace may forbid it: %w", unix.EPERM)
-	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("no memory for the ring buffer or the maps: try a smaller --buffer, or raise the locked memory limit (ulimit -l unlimited): %w", err)
-	}
-	return fmt.Errorf("load BPF programs: %w", err)
 }
 
 // probeHZ returns the kernel's ticks a second, which it tells nobody: the ratio

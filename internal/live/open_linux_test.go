@@ -5,7 +5,6 @@ package live
 import (
 	"bytes"
 	"encoding/binary"
-	"slices"
 	"strings"
 	"testing"
 
@@ -14,36 +13,6 @@ import (
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
-
-func TestMissingCaps(t *testing.T) {
-	for _, tt := range []struct {
-		eff  uint64
-		want []string
-	}{
-		{0, []string{"CAP_BPF", "CAP_PERFMON"}},
-		{1 << capBPF, []string{"CAP_PERFMON"}},
-		{1 << capPerfmon, []string{"CAP_BPF"}},
-		{1<<capBPF | 1<<capPerfmon, nil},
-		{1 << capSysAdmin, nil}, // implies both
-	} {
-		if got := missingCaps(tt.eff); !slices.Equal(got, tt.want) {
-			t.Errorf("%x: %v, want %v", tt.eff, got, tt.want)
-		}
-	}
-}
-
-func TestLockdown(t *testing.T) {
-	for text, want := range map[string]string{
-		"none [integrity] confidentiality\n": "integrity",
-		"none integrity [confidentiality]\n": "confidentiality",
-		"":                                   "",
-		"[none":                              "none",
-	} {
-		if got := lockdown(text); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
-}
 
 // A kernel that lacks a tracepoint is told apart by its BTF.
 func TestMissingTracepoint(t *testing.T) {
@@ -54,18 +23,7 @@ func TestMissingTracepoint(t *testing.T) {
 			types = append(types, &btf.Typedef{Name: "btf_trace_" + h.point, Type: proto})
 		}
 	}
-	b, err := btf.NewBuilder(types, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := b.Marshal(nil, btf.KernelMarshalOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	kernel, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kernel := fakeTypes(t, types...)
 	if got, err := chooseHooks(kernel, []events.Type{events.Retransmit}); err != nil || len(got) != 3 {
 		t.Errorf("retransmissions need %d hooks: %v", len(got), err)
 	}
@@ -94,4 +52,21 @@ func TestKernelFilter(t *testing.T) {
 	if both := kernelFilter(&filter.Kernel{IPv4: true, IPv6: true}); both.Family != 0 {
 		t.Errorf("-4 -6 is family %d", both.Family)
 	}
+}
+
+func fakeTypes(t *testing.T, types ...btf.Type) *btf.Spec {
+	t.Helper()
+	b, err := btf.NewBuilder(types, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := b.Marshal(nil, btf.KernelMarshalOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build linux
+
 // Package names finds the names that belong to the numbers of an event: of
 // users, network namespaces and cgroups.
 package names
@@ -27,6 +29,7 @@ const (
 
 // Cache looks each number up once. It is for one goroutine.
 type Cache struct {
+	place   Place
 	users   map[uint32]string
 	netns   table[uint32]
 	cgroups table[uint64]
@@ -35,15 +38,23 @@ type Cache struct {
 // NewCache returns an empty cache.
 func NewCache() *Cache {
 	return &Cache{
+		place:   Look(),
 		users:   map[uint32]string{},
 		netns:   table[uint32]{scan: scanNetNS, dir: netnsDir},
 		cgroups: table[uint64]{scan: scanCgroups},
 	}
 }
 
-// Fill sets the names of e. One that can't be found stays empty.
+// Fill sets the names of e. One that can't be found stays empty, and numbers
+// that mean something else here than on the host are taken away.
 func (c *Cache) Fill(e *events.Event) {
-	if e.Has(events.HasUID) {
+	if !c.place.PIDs {
+		e.PID = 0
+	}
+	if !c.place.UIDs {
+		e.UID, e.Known = 0, e.Known&^events.HasUID
+	}
+	if e.Has(events.HasUID) && c.place.Users {
 		e.User = c.user(e.UID)
 	}
 	if e.NetNS != 0 {
@@ -138,16 +149,6 @@ func scanCgroups(out map[uint64]string) {
 		}
 		return nil
 	})
-}
-
-// cgroupRoot is where the unified hierarchy is mounted.
-func cgroupRoot() string {
-	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
-			return dir
-		}
-	}
-	return ""
 }
 
 func inode(path string) (uint64, bool) {
