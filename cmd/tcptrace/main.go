@@ -17,6 +17,7 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/cli"
 	"github.com/tcptrace/tcptrace/internal/demo"
+	"github.com/tcptrace/tcptrace/internal/doctor"
 	"github.com/tcptrace/tcptrace/internal/live"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
@@ -45,6 +46,7 @@ func run() int {
 			return live.Open(ctx, o)
 		},
 		Limits: live.Limits,
+		Doctor: doctor.Run,
 		Demo:   func(ctx context.Context) (cli.Demo, error) { return demo.New(ctx) },
 	}, os.Args[1:])
 }

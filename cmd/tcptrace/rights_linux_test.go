@@ -544,3 +544,49 @@ func TestEnvironment(t *testing.T) {
 		t.Fatalf("%d files looked at: %s", files, out)
 	}
 }
+
+// doctor says the same as the commands: with the two rights tracing works, and
+// without one it doesn't.
+func TestDoctorRights(t *testing.T) {
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		attr *syscall.SysProcAttr
+		code int
+		want []string
+	}{
+		{"root", nil, 0, []string{"in a private network namespace"}},
+		{"two rights", unprivileged(cap.BPF, cap.PERFMON), 0, []string{"on this network namespace's loopback interface", "CAP_SYS_ADMIN"}},
+		{"one right", unprivileged(cap.BPF), 1, []string{"CAP_PERFMON", "setcap"}},
+		{"none", unprivileged(), 1, []string{"CAP_BPF", "CAP_PERFMON"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command(path, "doctor", "-o", "json")
+			cmd.SysProcAttr = tt.attr
+			out, err := cmd.Output()
+			if code := cmd.ProcessState.ExitCode(); code != tt.code || (err != nil) != (code != 0) {
+				t.Errorf("exit code %d, %v:\n%s", code, err, out)
+			}
+			var report struct {
+				Works  bool
+				Checks []struct{ Check, Of, Status, Detail, Remedy string }
+			}
+			if err := json.Unmarshal(out, &report); err != nil || report.Works != (tt.code == 0) {
+				t.Fatalf("%v: works: %v", err, report.Works)
+			}
+			for _, w := range tt.want {
+				if !bytes.Contains(out, []byte(w)) {
+					t.Errorf("nothing of %q in\n%s", w, out)
+				}
+			}
+			for _, c := range report.Checks {
+				if c.Check == "self-test" && c.Status != "ok" {
+					t.Errorf("%+v", c)
+				}
+			}
+		})
+	}
+}

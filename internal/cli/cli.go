@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tcptrace/tcptrace/internal/doctor"
 	"github.com/tcptrace/tcptrace/internal/live"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
@@ -34,6 +35,9 @@ type Env struct {
 
 	// Limits lists what no event has where this runs; nil is nothing.
 	Limits func() []live.Limit
+
+	// Doctor looks at what works here.
+	Doctor func(context.Context, doctor.Options) []doctor.Check
 
 	// Demo prepares the trouble that the demo command traces.
 	Demo func(context.Context) (Demo, error)
@@ -189,7 +193,7 @@ tcptrace events -o json | jq .         # everything, for programs`,
 	}
 	help := a.helpCommand()
 	root.SetHelpCommand(help)
-	root.AddCommand(a.demoCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(), help)
+	root.AddCommand(a.demoCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(), help)
 
 	var addHelpFlag func(*cobra.Command)
 	addHelpFlag = func(cmd *cobra.Command) {

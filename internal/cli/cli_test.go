@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tcptrace/tcptrace/internal/doctor"
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/internal/live"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -74,7 +75,8 @@ type run struct {
 	env      map[string]string
 	demo     func(context.Context) (Demo, error)
 	limits   []live.Limit
-	unseen   string
+	hooks    []live.Hook
+	checks   []doctor.Check
 
 	opened   live.Options
 	out, err bytes.Buffer
@@ -98,12 +100,14 @@ func (r *run) run(args ...string) int {
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
 		Limits:     func() []live.Limit { return r.limits },
+		Doctor: func(_ context.Context, o doctor.Options) []doctor.Check {
+			r.opened.Buffer, r.opened.BTF = o.Buffer, o.BTF
+			return r.checks
+		},
 		Open: func(_ context.Context, o live.Options) (pipeline.Source, error) {
 			r.opened = o
-			r.opened.Unseen = nil
-			if r.unseen != "" {
-				o.Unseen(r.unseen)
-			}
+			r.opened.Hooks = nil
+			o.Hooks(r.hooks)
 			if r.openErr != nil {
 				return nil, r.openErr
 			}
@@ -619,11 +623,12 @@ func TestSize(t *testing.T) {
 
 // What the kernel hides is said once, behind the banner.
 func TestUnseen(t *testing.T) {
-	r := run{unseen: "this (that)"}
+	hidden := []live.Hook{{Point: "f", Gives: "this", Err: errors.New("that")}, {Point: "g", Gives: "more", Err: live.ErrNotLoaded}}
+	r := run{hooks: hidden}
 	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "Ctrl-C\ntcptrace: not seen on this kernel: this (that)\n") {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
-	r = run{unseen: "this"}
+	r = run{hooks: hidden}
 	if code := r.run("resets", "-q"); code != 0 || r.err.Len() != 0 {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
@@ -639,5 +644,29 @@ func TestLimits(t *testing.T) {
 	r = run{limits: limits}
 	if code := r.run("retrans", "-q", "--pid", "1"); code != 0 || r.err.String() != "tcptrace: warning: --pid matches nothing here: not the host's (--pid=host)\n" {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
+	}
+}
+
+func TestDoctor(t *testing.T) {
+	checks := []doctor.Check{
+		{Name: "kernel", Of: "6.1", Status: doctor.OK, Detail: "x86_64"},
+		{Name: "function", Of: "f\x1b[31m", Status: doctor.Limited, Detail: "refused", Unseen: "resets"},
+		{Name: "right", Of: "CAP_BPF", Status: doctor.Failed, Detail: "missing", Remedy: "be root"},
+	}
+	r := run{checks: checks[:2]}
+	want := "ok       kernel    6.1          x86_64\n" +
+		"limited  function  \"f\\x1b[31m\"  refused; not seen: resets\n"
+	if code := r.run("doctor", "--buffer", "8KiB", "--btf", "types"); code != 0 || r.out.String() != want || r.err.Len() > 0 || r.opened.Buffer != 8192 || r.opened.BTF != "types" {
+		t.Errorf("exit code %d, %+v\n%s%s", code, r.opened, &r.out, &r.err)
+	}
+	r = run{checks: checks}
+	if code := r.run("doctor"); code != 1 || !strings.Contains(r.out.String(), "failed   right     CAP_BPF      missing\n                                -> be root\n") || !strings.Contains(r.err.String(), "does not work here") {
+		t.Errorf("exit code %d\n%s%s", code, &r.out, &r.err)
+	}
+	r = run{checks: checks}
+	if code := r.run("doctor", "-o", "json"); code != 1 || r.out.String() != `{"works":false,"checks":[{"check":"kernel","of":"6.1","status":"ok","detail":"x86_64"},`+
+		`{"check":"function","of":"f\u001b[31m","status":"limited","detail":"refused","unseen":"resets"},`+
+		`{"check":"right","of":"CAP_BPF","status":"failed","detail":"missing","remedy":"be root"}]}`+"\n" {
+		t.Errorf("exit code %d\n%s", code, &r.out)
 	}
 }

@@ -127,10 +127,13 @@ func (f *streamFlags) addStop(cmd *cobra.Command) {
 	completeNothing(cmd, "count")
 }
 
+// defaultBuffer is the size of the ring buffer, in bytes.
+const defaultBuffer = 64 << 20
+
 // addLive declares the flags of tracing this kernel.
 func (f *streamFlags) addLive(cmd *cobra.Command) {
 	fs, done := group(cmd, groupLive)
-	f.buffer = 64 << 20
+	f.buffer = defaultBuffer
 	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two; as much again waits in user space while the output is slow")
 	fs.StringVar(&f.btf, "btf", "", "`FILE` with the kernel's types, a copy of the host's /sys/kernel/btf/vmlinux, for where that is not there")
 	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")

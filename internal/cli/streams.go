@@ -158,7 +158,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	var unseen string
 	o := live.Options{
 		Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer, BTF: f.btf,
-		Unseen: func(what string) { unseen = what },
+		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
 	}
 	if demo != nil {
 		o.KeepRights = demo.Rights()

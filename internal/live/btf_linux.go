@@ -66,6 +66,21 @@ func kernelTypes(file string, cache *btf.Cache) (*types, error) {
 	return nil, fmt.Errorf("the kernel's types can't be read: there is no %s here: mount it (docker run -v /sys/kernel/btf:/sys/kernel/btf:ro), or copy it from the host and name the copy with --btf FILE", ownTypes)
 }
 
+// TypesFrom says where the kernel's types come from: a file, or the kernel.
+func TypesFrom(file string) (string, error) {
+	t, err := kernelTypes(file, nil)
+	switch {
+	case err != nil:
+		return "", err
+	case t.file != "":
+		return t.file, nil
+	}
+	if _, err := os.Stat(ownTypes); err != nil {
+		return "the kernel's memory", nil
+	}
+	return ownTypes, nil
+}
+
 var errNoTypes = errors.New("this kernel was built without CONFIG_DEBUG_INFO_BTF, and tcptrace can't trace it, also not with --btf: the kernel itself needs these types to check BPF programs; the kernels of most distributions have them from 5.10 on")
 
 // hasNoTypes reports whether the kernel has surely no types of its own, rather

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -29,6 +28,8 @@ type hook struct {
 	over   string // of these, the ones over IPv4 or IPv6
 	module string // that has the function, if the kernel proper hasn't
 	needed func(*btf.Spec) bool
+
+	variant func(*btf.Spec) string // what of it differs on this kernel; may be nil
 }
 
 type hookKind uint8
@@ -45,9 +46,9 @@ func (h *hook) optional() bool { return h.kind == function }
 // remember of a socket is there.
 var hooks = []hook{
 	{program: "set_state", point: "inet_sock_set_state", types: []events.Type{events.Retransmit, events.Reset, events.StateChange}},
-	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}},
+	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}, variant: retransmitVariant},
 	{program: "retransmit_synack", point: "tcp_retransmit_synack", types: []events.Type{events.Retransmit}},
-	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}},
+	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}, variant: sendResetVariant},
 	{program: "receive_reset", point: "tcp_receive_reset", types: []events.Type{events.Reset}},
 	{program: "send_reset_v4", point: "tcp_v4_send_reset", kind: function, types: []events.Type{events.Reset},
 		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv4", needed: missesResets},
@@ -61,6 +62,30 @@ var hooks = []hook{
 		gives: "flags and TTL of received resets"},
 }
 
+func retransmitVariant(kernel *btf.Spec) string {
+	if records(kernel, "tcp_retransmit_skb", "err") {
+		return "with the outcome"
+	}
+	return "successes only"
+}
+
+func sendResetVariant(kernel *btf.Spec) string {
+	switch {
+	case records(kernel, "tcp_send_reset", "reason"):
+		return "with reasons"
+	case missesResets(kernel):
+		return "full sockets only, without reasons"
+	}
+	return "without reasons"
+}
+
+// records tells whether a tracepoint's own record has a field.
+func records(kernel *btf.Spec, tracepoint, field string) bool {
+	var record *btf.Struct
+	return kernel.TypeByName("trace_event_raw_"+tracepoint, &record) == nil &&
+		slices.ContainsFunc(record.Members, func(m btf.Member) bool { return m.Name == field })
+}
+
 // missesResets tells whether the kernel's tracepoint leaves out resets that
 // have no full socket. Since it covers them (6.10, 19822a980e19) it records
 // something of its own.
@@ -69,12 +94,11 @@ func missesResets(kernel *btf.Spec) bool {
 	return err != nil
 }
 
-// chooseHooks returns the hooks that these types of events use on this kernel.
+// chooseHooks returns the hooks that these types of events have a use for.
 func chooseHooks(kernel *btf.Spec, types []events.Type) (wanted []*hook, err error) {
 	for i := range hooks {
 		h := &hooks[i]
-		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(types, t) }) ||
-			h.needed != nil && !h.needed(kernel) {
+		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(types, t) }) {
 			continue
 		}
 		if !h.optional() {
@@ -106,7 +130,6 @@ func (h *hook) attach(prog *ebpf.Program) (l link.Link, err error) {
 // Why an optional hook is not there.
 var (
 	errNoFunction  = errors.New("this kernel has no such function, or no type of it")
-	errNotLoaded   = errors.New("its module is not loaded")
 	errNoPacket    = errors.New("the function has no packet on this kernel")
 	errNoModuleBTF = errors.New("this kernel gives no types of its modules")
 	errModuleRight = errors.New("functions of modules need CAP_SYS_ADMIN")
@@ -128,7 +151,7 @@ func (h *hook) prototype(types *types) (*btf.FuncProto, error) {
 			if loaded(h.module) {
 				return nil, errNoModuleBTF
 			}
-			return nil, errNotLoaded
+			return nil, ErrNotLoaded
 		}
 		if err != nil {
 			return nil, err
@@ -145,8 +168,11 @@ func (h *hook) prototype(types *types) (*btf.FuncProto, error) {
 	return proto, nil
 }
 
-// check says why an optional hook can't be on this kernel.
+// check says why an optional hook can't be, or need not be, on this kernel.
 func (h *hook) check(types *types) error {
+	if h.needed != nil && !h.needed(types.spec) {
+		return ErrNotNeeded
+	}
 	proto, err := h.prototype(types)
 	if err == nil && h.program == "reset_packet" && len(proto.Params) < 2 {
 		err = errNoPacket
@@ -163,37 +189,4 @@ func (h *hook) refusal(err error) error {
 		return errNoFentry
 	}
 	return err
-}
-
-// missing is an optional hook that is not there.
-type missing struct {
-	*hook
-	err error
-}
-
-// unseen tells in one line what can't be seen, and why; "" if nothing. A
-// module that is not loaded does nothing that could be missed.
-func unseen(all []missing) string {
-	all = slices.DeleteFunc(slices.Clone(all), func(m missing) bool { return errors.Is(m.err, errNotLoaded) })
-	var reasons []string
-	for len(all) > 0 {
-		reason := all[0].err.Error()
-		var gives []string
-		var rest []missing
-		for i, m := range all {
-			switch other := i > 0 && all[i-1].gives == m.gives && all[i-1].err.Error() == reason; {
-			case m.err.Error() != reason:
-				rest = append(rest, m)
-			case other: // both families
-				gives[len(gives)-1] = m.gives
-			case m.over != "":
-				gives = append(gives, m.gives+" over "+m.over)
-			default:
-				gives = append(gives, m.gives)
-			}
-		}
-		reasons = append(reasons, strings.Join(gives, ", ")+" ("+reason+")")
-		all = rest
-	}
-	return strings.Join(reasons, "; ")
 }

@@ -47,6 +47,22 @@ func (k *kernelSide) lost() (n uint32, err error) {
 	return n, nil
 }
 
+// Memory is what the maps take in the kernel, in bytes; the ring buffer is one.
+func (k *kernelSide) Memory() (sum uint64, err error) {
+	for name, m := range k.coll.Maps {
+		info, err := m.Info()
+		if err != nil {
+			return 0, fmt.Errorf("ask about map %s: %w", name, err)
+		}
+		n, ok := info.Memlock()
+		if !ok {
+			return 0, fmt.Errorf("the kernel does not tell the size of map %s", name)
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
 // announceWait asks to be woken when much is waiting.
 func (k *kernelSide) announceWait() error {
 	if err := k.coll.Variables["reader_waits"].Set(uint32(1)); err != nil {

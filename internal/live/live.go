@@ -6,6 +6,10 @@
 package live
 
 import (
+	"errors"
+	"slices"
+	"strings"
+
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/tcptrace/tcptrace/internal/filter"
@@ -18,13 +22,62 @@ type Options struct {
 	Kernel filter.Kernel // what the kernel side rejects
 	Buffer int           // size of the ring buffer in bytes, a power of two of at least a page
 	Cache  *btf.Cache    // of the kernel's types, for callers that open many; may be nil
-	Unseen func(string)  // called with what this kernel, or a lack of rights, hides, in one line; may be nil
+	Hooks  func([]Hook)  // called once with all that is attached, or should be; may be nil
 	BTF    string        // file with the kernel's types, for where the kernel's own can't be read; "" is none
 
 	// DropRights has this process give up its capabilities for good once
 	// everything is attached, but for KeepRights, such as "CAP_NET_ADMIN".
 	DropRights bool
 	KeepRights []string
+}
+
+// Hook is a place in the kernel where tcptrace looks, or would.
+type Hook struct {
+	Point    string // name of the tracepoint or function
+	Function bool
+	Variant  string // what of it differs between kernels; "" if nothing does
+	Optional bool
+	Gives    string // of an optional one: what is not seen without it, a plural
+	Err      error  // why it is not there; nil if it is
+
+	over string // of what it gives, the part over IPv4 or IPv6
+}
+
+// Why an optional hook is not there, and nothing is missed.
+var (
+	ErrNotNeeded = errors.New("this kernel's tracepoint shows it")
+	ErrNotLoaded = errors.New("its module is not loaded")
+)
+
+// Hidden reports whether something that happens is not seen for want of h.
+func (h *Hook) Hidden() bool {
+	return h.Err != nil && !errors.Is(h.Err, ErrNotNeeded) && !errors.Is(h.Err, ErrNotLoaded)
+}
+
+// Unseen tells in one line what can't be seen, and why; "" if nothing.
+func Unseen(hooks []Hook) string {
+	left := slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return !h.Hidden() })
+	var reasons []string
+	for len(left) > 0 {
+		reason := left[0].Err.Error()
+		var gives []string
+		var rest []Hook
+		for i, h := range left {
+			switch other := i > 0 && left[i-1].Gives == h.Gives && left[i-1].Err.Error() == reason; {
+			case h.Err.Error() != reason:
+				rest = append(rest, h)
+			case other: // both families
+				gives[len(gives)-1] = h.Gives
+			case h.over != "":
+				gives = append(gives, h.Gives+" over "+h.over)
+			default:
+				gives = append(gives, h.Gives)
+			}
+		}
+		reasons = append(reasons, strings.Join(gives, ", ")+" ("+reason+")")
+		left = rest
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // Right is a capability, and what tcptrace uses it for.

@@ -93,12 +93,17 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 	s.spool = newSpool(&s.kernelSide, reader, o.Buffer)
 	go s.spool.run()
 
-	var absent []missing
+	var report []Hook
 	for _, h := range wanted {
+		r := Hook{Point: h.point, Function: h.kind == function, Optional: h.optional(), Gives: h.gives, over: h.over}
+		if h.variant != nil {
+			r.Variant = h.variant(types.spec)
+		}
 		if h.optional() {
-			if err := s.attachOptional(spec, types, h); err != nil {
-				absent = append(absent, missing{h, err})
-			}
+			r.Err = s.attachOptional(spec, types, h)
+		}
+		report = append(report, r)
+		if h.optional() {
 			continue
 		}
 		l, err := h.attach(s.coll.Programs[h.program])
@@ -110,8 +115,8 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 			return err
 		}
 	}
-	if text := unseen(absent); text != "" && o.Unseen != nil {
-		o.Unseen(text)
+	if o.Hooks != nil {
+		o.Hooks(report)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ var rights = []struct {
 	{Right{Name: "CAP_PERFMON", Needed: true, Gives: "programs on tracepoints that read kernel memory"}, cap.PERFMON},
 	{Right{Name: "CAP_SYS_RESOURCE", Gives: "BPF memory beyond the limit on locked memory (ulimit -l), before Linux 5.11"}, cap.SYS_RESOURCE},
 	{Right{Name: "CAP_SYS_PTRACE", Gives: "--netns /proc/PID/ns/net of other users' processes"}, cap.SYS_PTRACE},
-	{Right{Name: "CAP_SYS_ADMIN", Gives: "the demo's network namespace; the kernel's types where /sys/kernel/btf is hidden"}, cap.SYS_ADMIN},
+	{Right{Name: "CAP_SYS_ADMIN", Gives: "a private network namespace for demo and doctor; resets that a firewall in a module sends; the kernel's types where /sys/kernel/btf is hidden"}, cap.SYS_ADMIN},
 	{Right{Name: "CAP_NET_ADMIN", Gives: "the demo's settings of its network namespace"}, cap.NET_ADMIN},
 }
 
@@ -80,9 +80,7 @@ func checkRights() error {
 	if missing := missingCaps(own); len(missing) > 0 {
 		return fmt.Errorf("missing %s: %s", strings.Join(missing, " and "), remedy(missing...))
 	}
-	// A kernel without lockdown has no such file, and an unreadable one is no
-	// reason not to try.
-	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && lockdown(string(b)) == "confidentiality" {
+	if Lockdown() == "confidentiality" {
 		return errors.New("kernel lockdown is in mode confidentiality, which forbids BPF to read kernel memory: boot with lockdown=integrity or without it")
 	}
 	return nil
@@ -122,6 +120,17 @@ func remedy(missing ...string) string {
 		}
 	}
 	return text
+}
+
+// Lockdown is the kernel's lockdown mode; "" if it has none or does not tell: a
+// kernel without lockdown has no such file, and an unreadable one is no reason
+// not to try.
+func Lockdown() string {
+	b, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if err != nil {
+		return ""
+	}
+	return lockdown(string(b))
 }
 
 // lockdown is the mode in force in the text of the kernel's file, such as

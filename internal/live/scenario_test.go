@@ -71,7 +71,7 @@ func startFiltered(t *testing.T, types []events.Type, kernel filter.Kernel) *tra
 	t.Cleanup(func() { <-few })
 	src, err := live.Open(ctx, live.Options{
 		Types: types, Kernel: kernel, Buffer: 4 << 20, Cache: kernelTypes,
-		Unseen: func(what string) { tr.unseen = what },
+		Hooks: func(hooks []live.Hook) { tr.unseen = live.Unseen(hooks) },
 	})
 	if err != nil {
 		t.Fatalf("%+v", err)

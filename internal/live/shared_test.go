@@ -53,7 +53,7 @@ func (s *stream) open() error {
 		}
 		s.src, s.err = live.Open(ctx, live.Options{
 			Types: allTypes, Buffer: 16 << 20, Cache: kernelTypes,
-			Unseen: func(what string) { s.unseen = what },
+			Hooks: func(hooks []live.Hook) { s.unseen = live.Unseen(hooks) },
 		})
 		if s.err == nil {
 			go s.read(ctx)
