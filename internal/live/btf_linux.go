@@ -5,6 +5,7 @@ package live
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type types struct {
 	spec  *btf.Spec
 	cache *btf.Cache // holds spec
 	file  string     // what they were read from; "" if the kernel gave them
+	raw   []byte     // what the file held
 }
 
 const (
@@ -37,7 +39,7 @@ func kernelTypes(file string, cache *btf.Cache) (*types, error) {
 	t := &types{file: file}
 	var err error
 	if file != "" { // what is wrong with it shows on every kernel
-		if t.spec, err = readTypes(file); err != nil {
+		if t.spec, t.raw, err = readTypes(file); err != nil {
 			return nil, fmt.Errorf("--btf %q: %w", file, err)
 		}
 	}
@@ -126,27 +128,27 @@ func loadedTypes() *btf.Spec {
 }
 
 // readTypes reads a file of raw BTF, or the vmlinux that holds it.
-func readTypes(file string) (*btf.Spec, error) {
+func readTypes(file string) (*btf.Spec, []byte, error) {
 	// A pipe or a device would not end, or not begin.
 	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f := os.NewFile(uintptr(fd), file)
 	defer f.Close()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, errors.New("it is not a regular file")
+		return nil, nil, errors.New("it is not a regular file")
 	}
 	// Types say where in kernel memory to read. Who has no rights of their own
 	// must not choose that.
 	if secure, err := privilegedBinary(); err != nil {
-		return nil, err
+		return nil, nil, err
 	} else if secure && (st.Uid != 0 || st.Mode&0o022 != 0) {
-		return nil, errors.New("a tcptrace that has its rights from file capabilities takes only a file that belongs to root and that nobody else may write")
+		return nil, nil, errors.New("a tcptrace that has its rights from file capabilities takes only a file that belongs to root and that nobody else may write")
 	}
 	return parseTypes(f, st.Size)
 }
@@ -168,44 +170,47 @@ func privilegedBinary() (bool, error) {
 }
 
 // parseTypes reads what is in a file of so many bytes.
-func parseTypes(r io.ReaderAt, size int64) (spec *btf.Spec, err error) {
+func parseTypes(r io.ReaderAt, size int64) (spec *btf.Spec, b []byte, err error) {
 	// The parsers know of hostile files; should one get the better of them,
 	// that is not worth a crash.
 	defer func() {
 		if p := recover(); p != nil {
-			spec, err = nil, fmt.Errorf("it is damaged: %v", p)
+			spec, b, err = nil, nil, fmt.Errorf("it is damaged: %v", p)
 		}
 	}()
 	const wanted = "give a copy of the host's " + ownTypes + ", or the vmlinux that the kernel was made with"
 	start := make([]byte, 6)
 	if _, err := r.ReadAt(start, 0); err != nil {
-		return nil, errors.New("it is too short to hold a kernel's types")
+		return nil, nil, errors.New("it is too short to hold a kernel's types")
 	}
 	is := func(magic string) bool { return bytes.HasPrefix(start, []byte(magic)) }
 	raw := io.NewSectionReader(r, 0, size)
 	switch {
 	case is("\xfd7zXZ"), is("\x1f\x8b"), is("\x28\xb5\x2f\xfd"):
-		return nil, errors.New("it is compressed: unpack it first")
+		return nil, nil, errors.New("it is compressed: unpack it first")
 	case is("\x7fELF"):
 		ef, err := elf.NewFile(r)
 		if err != nil {
-			return nil, fmt.Errorf("it is damaged: %w", err)
+			return nil, nil, fmt.Errorf("it is damaged: %w", err)
 		}
 		section := ef.Section(".BTF")
 		if section == nil || section.Type == elf.SHT_NOBITS {
-			return nil, errors.New("this ELF file has no section .BTF: " + wanted)
+			return nil, nil, errors.New("this ELF file has no section .BTF: " + wanted)
 		}
 		raw = io.NewSectionReader(section, 0, int64(min(section.Size, 1<<62)))
 	case !is("\x9f\xeb") && !is("\xeb\x9f"):
-		return nil, errors.New("it holds no types of a kernel: " + wanted)
+		return nil, nil, errors.New("it holds no types of a kernel: " + wanted)
 	}
 	if raw.Size() > maxRaw {
-		return nil, errors.New("it is too large to hold a kernel's types")
+		return nil, nil, errors.New("it is too large to hold a kernel's types")
 	}
-	if spec, err = btf.LoadSpecFromReader(raw); err != nil {
-		return nil, fmt.Errorf("it is damaged, or not a kernel's: %w", err)
+	if b, err = io.ReadAll(raw); err != nil {
+		return nil, nil, err
 	}
-	return spec, nil
+	if spec, err = btf.LoadSpecFromReader(bytes.NewReader(b)); err != nil {
+		return nil, nil, fmt.Errorf("it is damaged, or not a kernel's: %w", err)
+	}
+	return spec, b, nil
 }
 
 // cacheOf returns a cache that holds spec. The library takes the types for
@@ -259,4 +264,135 @@ func (t *types) confirm(l link.Link, h *hook) error {
 		return t.wrong()
 	}
 	return nil
+}
+
+// compare checks that the types of a file are the kernel's own. loaded is a
+// program on a typed tracepoint.
+func (t *types) compare(loaded *ebpf.Program) error {
+	if t.file == "" {
+		return nil
+	}
+	same, err := t.inKernel(loaded)
+	if err != nil {
+		return fmt.Errorf("compare %q with the kernel's types: %w", t.file, err)
+	}
+	if !same {
+		return t.wrong()
+	}
+	return nil
+}
+
+// inKernel reports whether the kernel's own types are those of the file, by
+// reading them in its memory. The way there begins at a typed program that this
+// process holds, and the file itself tells it: a wrong one leads astray. On a
+// kernel before 5.11 the way ends early, and the names of tracepoints must do.
+func (t *types) inKernel(loaded *ebpf.Program) (bool, error) {
+	const chunk = 64 << 10
+	var path []int32
+	for _, step := range [][2]string{
+		{"task_struct", "files"}, {"files_struct", "fdt"}, {"fdtable", "fd"}, {"", ""}, {"file", "private_data"},
+		{"bpf_prog", "aux"}, {"bpf_prog_aux", "attach_btf"}, {"btf", "data"},
+	} {
+		if step[0] == "" {
+			path = append(path, int32(loaded.FD()*8))
+			continue
+		}
+		var s *btf.Struct
+		if err := t.spec.TypeByName(step[0], &s); err != nil {
+			return false, nil
+		}
+		at, ok := member(s.Members, step[1], 0)
+		if !ok {
+			return step[1] == "attach_btf", nil
+		}
+		path = append(path, int32(at))
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8 + chunk, MaxEntries: 1})
+	if err != nil {
+		return false, err
+	}
+	defer m.Close()
+	insns := asm.Instructions{
+		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+		asm.LoadMapPtr(asm.R1, m.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -4),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "end"),
+		asm.Mov.Reg(asm.R6, asm.R0),
+		asm.FnGetCurrentTask.Call(),
+		asm.Mov.Reg(asm.R7, asm.R0),
+	}
+	read := func(offset int32) {
+		insns = append(insns,
+			asm.Mov.Reg(asm.R1, asm.RFP),
+			asm.Add.Imm(asm.R1, -16),
+			asm.Mov.Imm(asm.R2, 8),
+			asm.Mov.Reg(asm.R3, asm.R7),
+			asm.Add.Imm(asm.R3, offset),
+			asm.FnProbeReadKernel.Call(),
+			asm.JNE.Imm(asm.R0, 0, "end"),
+			asm.LoadMem(asm.R7, asm.RFP, -16, asm.DWord))
+	}
+	for _, offset := range path {
+		read(offset)
+	}
+	insns = append(insns, // value: where to read, and what is there
+		asm.LoadMem(asm.R3, asm.R6, 0, asm.DWord),
+		asm.Add.Reg(asm.R3, asm.R7),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Add.Imm(asm.R1, 8),
+		asm.Mov.Imm(asm.R2, chunk),
+		asm.FnProbeReadKernel.Call(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("end"),
+		asm.Return())
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.RawTracepoint, Instructions: insns, License: "GPL"})
+	if err != nil {
+		return false, err
+	}
+	defer prog.Close()
+	if len(t.raw) < chunk {
+		return false, nil
+	}
+	value := make([]byte, 8+chunk)
+	for from := 0; from < len(t.raw); from += chunk {
+		from = min(from, len(t.raw)-chunk)
+		binary.NativeEndian.PutUint64(value, uint64(from))
+		clear(value[8:])
+		if err := m.Put(uint32(0), value); err != nil {
+			return false, err
+		}
+		if _, err := prog.Run(&ebpf.RunOptions{Context: []uint64{0, 0}}); err != nil {
+			return false, err
+		}
+		if err := m.Lookup(uint32(0), &value); err != nil {
+			return false, err
+		}
+		if !bytes.Equal(value[8:], t.raw[from:from+chunk]) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// member finds where a member is in a struct, also inside nameless ones.
+func member(list []btf.Member, name string, depth int) (offset uint32, ok bool) {
+	for _, m := range list {
+		if m.Name == name {
+			return m.Offset.Bytes(), true
+		}
+		var inner []btf.Member
+		switch typ := m.Type.(type) {
+		case *btf.Struct:
+			inner = typ.Members
+		case *btf.Union:
+			inner = typ.Members
+		}
+		if m.Name == "" && depth < 8 {
+			if at, ok := member(inner, name, depth+1); ok {
+				return m.Offset.Bytes() + at, true
+			}
+		}
+	}
+	return 0, false
 }

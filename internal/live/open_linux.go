@@ -82,6 +82,9 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 	if err != nil {
 		return loadError(err, limited)
 	}
+	if err := types.compare(s.coll.Programs[hooks[0].program]); err != nil {
+		return err
+	}
 	if s.dec.HZ, err = probeHZ(s.coll); err != nil {
 		return err
 	}

@@ -110,7 +110,7 @@ func FuzzTypes(f *testing.F) {
 		f.Add(self[:4096])
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		spec, err := parseTypes(bytes.NewReader(b), int64(len(b)))
+		spec, _, err := parseTypes(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q", err)
