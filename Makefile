@@ -10,9 +10,14 @@ CLANG ?= clang-14
 C_FILES := $(wildcard bpf/*.c bpf/*.h)
 # One run of every fuzz target takes this long.
 FUZZTIME ?= 10s
+# Which kernels test-kernels boots ("5.10 arm64"; all if empty), the tests it
+# runs there (as go test -run; all if empty), and of which packages.
+KERNELS ?=
+RUN ?=
+PACKAGES ?= ./internal/live
 
 .DEFAULT_GOAL := build
-.PHONY: help build run demo test deps generate check-generated lint fmt bench fuzz clean
+.PHONY: help build run demo test test-kernels deps generate check-generated lint fmt bench fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -31,10 +36,13 @@ demo: build ## build it, make real trouble in a throwaway namespace, and trace i
 test: ## all tests, on the running kernel: private namespaces, real sockets, real loss
 	$(SUDO) env "PATH=$$PATH" $(GO) test -race -count 1 -p 1 -timeout 20m ./...
 
+test-kernels: ## the kernel tests on stock kernels in VMs; KERNELS="5.10 7.3" and RUN=regex choose
+	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
+
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -yq --no-install-recommends clang-14 llvm-14 clang-format-14 libbpf-dev \
-		gcc libc6-dev make git iproute2 ca-certificates
+		gcc libc6-dev make git iproute2 ca-certificates qemu-system-x86 qemu-system-arm xz-utils
 
 generate: ## the BPF object and its Go types, from bpf/*.c
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./bpf

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Testkernels runs tests on the kernels of the matrix: see internal/vm, and "make test-kernels".
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/vm"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	code, err := run(ctx, os.Args[1:])
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "testkernels:", err)
+	}
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) (int, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		base = os.TempDir()
+	}
+	base = filepath.Join(base, "tcptrace")
+	var o vm.Options
+	o.Cache = &vm.Cache{Logf: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }}
+	fs := flag.NewFlagSet("testkernels", flag.ContinueOnError)
+	kernels := fs.String("kernels", "", "the kernels, as in \"5.10 arm64\"; all if empty")
+	packages := fs.String("packages", "./internal/live", "the packages whose tests are run")
+	fs.StringVar(&o.Run, "run", "", "run only the tests that match, as \"go test -run\" does")
+	strict := fs.Bool("strict", false, "fail if a kernel could not be fetched")
+	summary := fs.String("summary", "", "also write the last lines to this `file`")
+	fs.IntVar(&o.Machines, "machines", 2, "how many VMs run at a time")
+	fs.IntVar(&o.CPUs, "smp", 1, "processors of each VM")
+	fs.IntVar(&o.MemoryMB, "memory", 1024, "memory of each VM, in `MiB`")
+	fs.IntVar(&o.Parallel, "parallel", 6, "tests at a time in each VM")
+	fs.DurationVar(&o.Timeout, "timeout", 10*time.Minute, "bound for each VM")
+	fs.StringVar(&o.Dir, "out", filepath.Join(base, "vm"), "where consoles and outputs are kept")
+	fs.StringVar(&o.Cache.Dir, "cache", filepath.Join(base, "kernels"), "where kernels are kept")
+	fs.DurationVar(&o.Cache.MaxAge, "max-age", 24*time.Hour, "look for newer kernels if they are older than this")
+	if err := fs.Parse(args); err != nil {
+		return 2, err
+	}
+	chosen, err := vm.Select(strings.Fields(*kernels))
+	if err != nil {
+		return 2, err
+	}
+	o.Packages = strings.Fields(*packages)
+	results := vm.NewRunner(o).Run(ctx, chosen, func(r *vm.Result) {
+		for _, f := range r.Failures {
+			fmt.Printf("\n--- %s: %s\n%s", r.Kernel.Name, f.Title, f.Output)
+		}
+		fmt.Println(r)
+	})
+	var last strings.Builder
+	code := 0
+	for _, r := range results {
+		for _, n := range r.Notes {
+			fmt.Fprintln(&last, "note:", n)
+		}
+	}
+	for _, r := range results {
+		fmt.Fprintln(&last, "kernel", r)
+		if r.NotTested != nil && !*strict {
+			continue
+		}
+		if !r.OK() {
+			code = 1
+		}
+	}
+	fmt.Printf("\n%s", last.String())
+	if *summary != "" {
+		if err := os.WriteFile(*summary, []byte(last.String()), 0o644); err != nil {
+			return 1, err
+		}
+	}
+	return code, context.Cause(ctx)
+}
