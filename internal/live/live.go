@@ -6,6 +6,8 @@
 package live
 
 import (
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
@@ -15,4 +17,5 @@ type Options struct {
 	Types  []events.Type // Retransmit, Reset, StateChange: what to trace
 	Kernel filter.Kernel // what the kernel side rejects
 	Buffer int           // size of the ring buffer in bytes, a power of two of at least a page
+	Cache  *btf.Cache    // has the kernel's types, for callers that open many; may be nil
 }

@@ -53,7 +53,11 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	kernel, err := btf.LoadKernelSpec()
+	cache := o.Cache
+	if cache == nil {
+		cache = btf.NewCache()
+	}
+	kernel, err := cache.Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("this kernel has no type information (/sys/kernel/btf/vmlinux): tcptrace needs one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels from 5.10 on are: %w", err)
 	}
@@ -81,7 +85,7 @@ func Open(ctx context.Context, o Options) (pipeline.Source, error) {
 		return nil, err
 	}
 
-	coll, err := ebpf.NewCollection(spec)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return nil, loadError(err)
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/internal/lab"
 	"github.com/tcptrace/tcptrace/internal/lab/labtest"
@@ -23,6 +25,10 @@ import (
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
+
+// kernelTypes spares each test the decoding, which takes most of its time where
+// the machine is emulated.
+var kernelTypes = btf.NewCache()
 
 var allTypes = []events.Type{events.Retransmit, events.Reset, events.StateChange}
 
@@ -53,7 +59,7 @@ func startFiltered(t *testing.T, types []events.Type, kernel filter.Kernel) *tra
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	src, err := live.Open(ctx, live.Options{Types: types, Kernel: kernel, Buffer: 16 << 20})
+	src, err := live.Open(ctx, live.Options{Types: types, Kernel: kernel, Buffer: 16 << 20, Cache: kernelTypes})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
