@@ -17,7 +17,7 @@ RUN ?=
 PACKAGES ?= ./internal/live
 
 .DEFAULT_GOAL := build
-.PHONY: help build run demo test test-kernels deps generate check-generated lint fmt bench fuzz clean
+.PHONY: help build run demo test test-kernels kernels-table release-check deps generate check-generated lint fmt bench fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -36,8 +36,15 @@ demo: build ## build it, make real trouble in a throwaway namespace, and trace i
 test: ## all tests, on the running kernel: private namespaces, real sockets, real loss
 	$(SUDO) env "PATH=$$PATH" $(GO) test -race -count 1 -p 1 -timeout 20m ./...
 
+# Needs no root. VMFLAGS=-h lists what else can be set.
 test-kernels: ## the kernel tests on stock kernels in VMs; KERNELS="5.10 7.3" and RUN=regex choose
 	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
+
+kernels-table: ## run TestShows on every kernel, and write the table in README.md
+	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '^TestShows$$' -write $(VMFLAGS)
+
+release-check: lint check-generated test ## all that a release needs, with no kernel left out
+	$(GO) run ./internal/vm/testkernels -strict $(VMFLAGS)
 
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q

@@ -239,6 +239,8 @@ func choose(names []string, series, arch string) (release string, packages []str
 
 // compareReleases orders releases of one series by their numbers: 6.12.115+deb13.1 is before 6.12.117+deb13.
 func compareReleases(a, b string) int {
+	a, _, _ = strings.Cut(a, "-cloud-")
+	b, _, _ = strings.Cut(b, "-cloud-")
 	x, y := numbers.FindAllString(a, -1), numbers.FindAllString(b, -1)
 	return slices.CompareFunc(x, y, func(s, t string) int {
 		s, t = strings.TrimLeft(s, "0"), strings.TrimLeft(t, "0")

@@ -48,7 +48,7 @@ func (r *Result) OK() bool { return r.NotTested == nil && len(r.Failures) == 0 }
 // String is the result in a line.
 func (r *Result) String() string {
 	if r.NotTested != nil {
-		return fmt.Sprintf("%-6s NOT TESTED: %v", r.Kernel.Name, r.NotTested)
+		return fmt.Sprintf("%-6s NOT TESTED: %s", r.Kernel.Name, strings.ReplaceAll(r.NotTested.Error(), "\n", "; "))
 	}
 	verdict := "ok  "
 	if !r.OK() {

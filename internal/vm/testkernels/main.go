@@ -44,6 +44,10 @@ func run(ctx context.Context, args []string) (int, error) {
 	fs.StringVar(&o.Run, "run", "", "run only the tests that match, as \"go test -run\" does")
 	strict := fs.Bool("strict", false, "fail if a kernel could not be fetched")
 	summary := fs.String("summary", "", "also write the last lines to this `file`")
+	shows := fs.String("shows", "internal/vm/shows.json", "the `file` of what the kernels show")
+	write := fs.Bool("write", false, "write what was shown to that file, and the table made of it to -readme")
+	table := fs.Bool("table", false, "run nothing: write the table of that file to -readme")
+	readme := fs.String("readme", "README.md", "the `file` with the table")
 	fs.IntVar(&o.Machines, "machines", 2, "how many VMs run at a time")
 	fs.IntVar(&o.CPUs, "smp", 1, "processors of each VM")
 	fs.IntVar(&o.MemoryMB, "memory", 1024, "memory of each VM, in `MiB`")
@@ -54,6 +58,16 @@ func run(ctx context.Context, args []string) (int, error) {
 	fs.DurationVar(&o.Cache.MaxAge, "max-age", 24*time.Hour, "look for newer kernels if they are older than this")
 	if err := fs.Parse(args); err != nil {
 		return 2, err
+	}
+	shown, err := vm.ReadShown(*shows)
+	if err != nil {
+		return 1, err
+	}
+	if *table {
+		if err := writeTable(shown, *readme); err != nil {
+			return 1, err
+		}
+		return 0, nil
 	}
 	chosen, err := vm.Select(strings.Fields(*kernels))
 	if err != nil {
@@ -73,8 +87,15 @@ func run(ctx context.Context, args []string) (int, error) {
 			fmt.Fprintln(&last, "note:", n)
 		}
 	}
+	for _, d := range shown.Differences(results) {
+		fmt.Fprintln(&last, "note: README's table is out of date (make kernels-table):", d)
+	}
+	var missing []string
 	for _, r := range results {
 		fmt.Fprintln(&last, "kernel", r)
+		if r.NotTested != nil {
+			missing = append(missing, r.Kernel.Name)
+		}
 		if r.NotTested != nil && !*strict {
 			continue
 		}
@@ -82,11 +103,35 @@ func run(ctx context.Context, args []string) (int, error) {
 			code = 1
 		}
 	}
+	if len(missing) > 0 {
+		fmt.Fprintln(&last, "kernels NOT TESTED:", strings.Join(missing, ", "))
+	}
 	fmt.Printf("\n%s", last.String())
 	if *summary != "" {
 		if err := os.WriteFile(*summary, []byte(last.String()), 0o644); err != nil {
 			return 1, err
 		}
 	}
-	return code, context.Cause(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return 1, err
+	}
+	if *write {
+		shown.Update(results)
+		if err := errors.Join(shown.Write(*shows), writeTable(shown, *readme)); err != nil {
+			return 1, err
+		}
+	}
+	return code, nil
+}
+
+// writeTable puts the table into a file.
+func writeTable(shown *vm.Shown, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if text, err = shown.Replace(text); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return os.WriteFile(file, text, 0o644)
 }
