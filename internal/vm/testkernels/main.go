@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	o.Packages = strings.Fields(*packages)
 	results := vm.NewRunner(o).Run(ctx, chosen, func(r *vm.Result) {
 		for _, f := range r.Failures {
-			fmt.Printf("\n--- %s: %s\n%s", r.Kernel.Name, f.Title, f.Output)
+			fmt.Printf("\n--- %s: %s\n%s\n", r.Kernel.Name, f.Title, strings.TrimSuffix(f.Output, "\n"))
 		}
 		fmt.Println(r)
 	})
