@@ -38,7 +38,7 @@ test: ## all tests, on the running kernel: private namespaces, real sockets, rea
 
 # Needs no root. VMFLAGS=-h lists what else can be set.
 test-kernels: ## the kernel tests on stock kernels in VMs; KERNELS="5.10 7.3" and RUN=regex choose
-	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
+	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(value RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
 
 kernels-table: ## run TestShows on every kernel, and write the table in README.md
 	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '^TestShows$$' -write $(VMFLAGS)
