@@ -63,7 +63,7 @@ test: ## all tests, on the running kernel: private namespaces, real sockets, rea
 
 # Needs no root. VMFLAGS=-h lists what else can be set.
 test-kernels: ## the kernel tests on stock kernels in VMs; KERNELS="5.10 7.3" and RUN=regex choose
-	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
+	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(value RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
 
 kernels-table: ## run TestShows on every kernel, and write the table in README.md
 	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '^TestShows$$' -write $(VMFLAGS)
@@ -85,9 +85,7 @@ check-reproducible: build ## fail if another place builds other bytes, or ones t
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -yq --no-install-recommends clang-14 llvm-14 clang-format-14 libbpf-dev \
-		gcc libc6-dev make git iproute2 ca-certificates qemu-system-x86 qemu-system-arm xz-utils
-
-		gcc libc6-dev binutils make git iproute2 libcap2-bin ca-certificates
+		gcc libc6-dev binutils make git iproute2 libcap2-bin ca-certificates qemu-system-x86 qemu-system-arm xz-utils
 
 generate: ## the BPF object and its Go types, from bpf/*.c
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./bpf

@@ -158,6 +158,7 @@ func (r *Result) take(job *jobOutput, events []testEvent) {
 		}
 	}
 	failed := r.Failed
+	var begun []string
 	for _, name := range order {
 		// A test with subtests is counted by these, unless it failed by itself.
 		v, isParent := verdict[name], parent[name]
@@ -170,17 +171,24 @@ func (r *Result) take(job *jobOutput, events []testEvent) {
 				break
 			}
 			r.Failed++
-			title := name
-			if v == "" {
-				title += " (not finished)"
+			text := texts[name].String()
+			switch {
+			case v == "fail":
+				r.fail(name, text)
+			case onlyBegun.MatchString(text):
+				begun = append(begun, name)
+			default:
+				r.fail(name+" (not finished)", text)
 			}
-			r.fail(title, texts[name].String())
 		case isParent:
 		case v == "skip":
 			r.Skipped++
 		default:
 			r.Passed++
 		}
+	}
+	if len(begun) > 0 {
+		r.fail(fmt.Sprintf("%d tests did not finish, and had said nothing", len(begun)), strings.Join(begun, "\n"))
 	}
 	switch {
 	case !job.ended:
@@ -192,6 +200,9 @@ func (r *Result) take(job *jobOutput, events []testEvent) {
 
 // logged finds a line that a test logged itself: file.go:12: ...
 var logged = regexp.MustCompile(`(?m)^\s+\w+\.go:\d+: `)
+
+// onlyBegun matches the output of a test that has printed nothing.
+var onlyBegun = regexp.MustCompile(`^(=== (RUN|PAUSE|CONT|NAME) .*\n)*$`)
 
 // rows finds lines of: shows TAB row TAB value.
 func rows(text string) (rows []Row) {

@@ -6,6 +6,7 @@ package vm
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -195,6 +196,11 @@ func TestSubs(t *testing.T) {
 		t.Run(n, func(t *testing.T) { t.Parallel(); if n == "b" { t.Error("wrong") } })
 	}
 }
+func TestWaits(t *testing.T) {
+	for _, n := range []string{"a", "b"} {
+		t.Run(n, func(t *testing.T) { t.Parallel(); if n == "b" { t.Log("is here") }; select {} })
+	}
+}
 func TestPanics(t *testing.T) { panic("at the disco") }
 `,
 	} {
@@ -238,6 +244,11 @@ func TestPanics(t *testing.T) { panic("at the disco") }
 	r = result(jobOutput{name: "x", ended: true, exit: 2}, "", "-test.run=Panics")
 	if r.Failed != 1 || len(r.Failures) != 1 || !strings.Contains(r.Failures[0].Output, "at the disco") {
 		t.Errorf("%+v", r)
+	}
+	r = result(jobOutput{name: "x", ended: true, exit: 2}, "", "-test.run=Waits", "-test.timeout=1s")
+	if all := strings.Join(titles(r), "; "); r.Failed < 2 || !strings.Contains(fmt.Sprint(r.Failures), "test timed out") ||
+		!strings.Contains(all, "did not finish") && !strings.Contains(all, "(not finished)") {
+		t.Errorf("%v: %q", r, r.Failures)
 	}
 	r = result(jobOutput{name: "x", ended: true, exit: 1, err: "exit status 1"}, "LEAVE=1", "-test.run=Good")
 	if r.Passed != 1 || r.OK() || !strings.Contains(r.Failures[0].Output, "left behind") {

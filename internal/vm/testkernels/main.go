@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	fs.IntVar(&o.CPUs, "smp", 1, "processors of each VM")
 	fs.IntVar(&o.MemoryMB, "memory", 1024, "memory of each VM, in `MiB`")
 	fs.IntVar(&o.Parallel, "parallel", 6, "tests at a time in each VM")
-	fs.DurationVar(&o.Timeout, "timeout", 10*time.Minute, "bound for each VM")
+	fs.DurationVar(&o.Timeout, "timeout", 15*time.Minute, "bound for each VM")
 	fs.StringVar(&o.Dir, "out", filepath.Join(base, "vm"), "where consoles and outputs are kept")
 	fs.StringVar(&o.Cache.Dir, "cache", filepath.Join(base, "kernels"), "where kernels are kept")
 	fs.DurationVar(&o.Cache.MaxAge, "max-age", 24*time.Hour, "look for newer kernels if they are older than this")
