@@ -34,7 +34,7 @@ GROUP ?= adm
 .PHONY: help build install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench fuzz clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 build: ## the static binary, ./tcptrace
 	$(GO_BUILD) -o tcptrace ./cmd/tcptrace

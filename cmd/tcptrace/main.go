@@ -19,7 +19,6 @@ import (
 	"github.com/tcptrace/tcptrace/internal/demo"
 	"github.com/tcptrace/tcptrace/internal/doctor"
 	"github.com/tcptrace/tcptrace/internal/live"
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 func main() { os.Exit(run()) }
@@ -41,7 +40,7 @@ func run() int {
 		IsTerminal: isTerminal,
 		Getenv:     os.Getenv,
 		Version:    versionOf(),
-		Open: func(ctx context.Context, o live.Options) (pipeline.Source, error) {
+		Open: func(ctx context.Context, o live.Options) (live.Source, error) {
 			o.DropRights = true
 			return live.Open(ctx, o)
 		},

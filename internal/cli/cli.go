@@ -20,7 +20,6 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/doctor"
 	"github.com/tcptrace/tcptrace/internal/live"
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 // Env is what the program needs of the world around it.
@@ -31,7 +30,7 @@ type Env struct {
 	Version        Version
 
 	// Open starts live tracing. Its errors tell the user what to do.
-	Open func(context.Context, live.Options) (pipeline.Source, error)
+	Open func(context.Context, live.Options) (live.Source, error)
 
 	// Limits lists what no event has where this runs; nil is nothing.
 	Limits func() []live.Limit

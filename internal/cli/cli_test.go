@@ -35,7 +35,12 @@ type source struct {
 	lost   uint64
 	err    error // instead of the end
 	closed int
+
+	overlooked string
 }
+
+func (s *source) Memory() (uint64, error) { return 0, nil }
+func (s *source) Overlooked() string      { return s.overlooked }
 
 func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
 	n := min(len(s.events), cap(batch)-len(batch))
@@ -104,7 +109,7 @@ func (r *run) run(args ...string) int {
 			r.opened.Buffer, r.opened.BTF = o.Buffer, o.BTF
 			return r.checks
 		},
-		Open: func(_ context.Context, o live.Options) (pipeline.Source, error) {
+		Open: func(_ context.Context, o live.Options) (live.Source, error) {
 			r.opened = o
 			r.opened.Hooks = nil
 			o.Hooks(r.hooks)
@@ -628,7 +633,11 @@ func TestUnseen(t *testing.T) {
 	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "Ctrl-C\ntcptrace: not seen on this kernel: this (that)\n") {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
-	r = run{hooks: hidden}
+	r = run{src: &source{overlooked: "late"}}
+	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "\ntcptrace: not seen: late\n") {
+		t.Errorf("exit code %d, said %q", code, r.err.String())
+	}
+	r = run{hooks: hidden, src: &source{overlooked: "late"}}
 	if code := r.run("resets", "-q"); code != 0 || r.err.Len() != 0 {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}

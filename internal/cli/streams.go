@@ -210,6 +210,9 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		cancel()
 		err = errors.Join(err, play.wait())
 	}
+	if what := src.Overlooked(); what != "" && !f.quiet {
+		a.say("not seen: %s", what)
+	}
 	if !f.quiet && f.output != format.JSON && a.out.err == nil && !errors.Is(err, errClosed) {
 		a.say("%s", format.SummaryText(&sum))
 	}

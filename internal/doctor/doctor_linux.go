@@ -105,9 +105,7 @@ func (d *doctor) tracing(ctx context.Context) {
 	for i := range hooks {
 		d.hook(&hooks[i])
 	}
-	if m, ok := src.(interface{ Memory() (uint64, error) }); ok {
-		d.memory(m.Memory())
-	}
+	d.memory(src.Memory())
 	d.selfTest(ctx, src, place, hooks)
 	if err := src.Close(); err != nil {
 		d.add(Check{Name: "programs", Status: Failed, Detail: "take them off: " + err.Error()})
@@ -212,7 +210,7 @@ func refuse() (port uint16, err error) {
 
 // selfTest makes a refused connection until one was seen whole: a kernel may
 // keep single events from BPF.
-func (d *doctor) selfTest(ctx context.Context, src source, place *testPlace, hooks []live.Hook) {
+func (d *doctor) selfTest(ctx context.Context, src live.Source, place *testPlace, hooks []live.Hook) {
 	c := Check{Name: "self-test", Status: Failed}
 	defer func() { d.add(c) }()
 	// The reset, and its way to the other end; where the kernel shows no
@@ -245,14 +243,9 @@ func (d *doctor) selfTest(ctx context.Context, src source, place *testPlace, hoo
 	c.Remedy = "please report this, with the kernel's release"
 }
 
-// source is what the test needs of a pipeline.Source.
-type source interface {
-	Read(context.Context, []events.Event) ([]events.Event, error)
-}
-
 // resetsOf reads the resets at a port until there are so many, or nothing has
 // come for a while.
-func resetsOf(ctx context.Context, src source, port uint16, want int) (seen []string, err error) {
+func resetsOf(ctx context.Context, src live.Source, port uint16, want int) (seen []string, err error) {
 	batch := make([]events.Event, 0, 64)
 	for idle := 0; idle < 10 && len(seen) < want; {
 		if batch, err = src.Read(ctx, batch[:0]); err != nil {

@@ -47,7 +47,7 @@ func (k *kernelSide) lost() (n uint32, err error) {
 	return n, nil
 }
 
-// Memory is what the maps take in the kernel, in bytes; the ring buffer is one.
+// Memory implements [Source].
 func (k *kernelSide) Memory() (sum uint64, err error) {
 	for name, m := range k.coll.Maps {
 		info, err := m.Info()

@@ -13,8 +13,20 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
+
+// A Source gives the events of the running kernel.
+type Source interface {
+	pipeline.Source
+	// Memory is what the maps take in the kernel, in bytes; the ring buffer is
+	// one.
+	Memory() (uint64, error)
+	// Overlooked says what was not seen because the kernel learnt of it after
+	// the start; "" if nothing.
+	Overlooked() string
+}
 
 // Options of [Open].
 type Options struct {

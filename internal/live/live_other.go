@@ -7,12 +7,10 @@ package live
 import (
 	"context"
 	"errors"
-
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 // Open says that it can't: only Linux has these tracepoints.
-func Open(context.Context, Options) (pipeline.Source, error) {
+func Open(context.Context, Options) (Source, error) {
 	return nil, errors.New("live tracing needs Linux")
 }
 

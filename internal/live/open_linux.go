@@ -23,7 +23,6 @@ import (
 	"github.com/tcptrace/tcptrace/bpf"
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/internal/names"
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
@@ -31,7 +30,7 @@ const hzProgram = "probe_hz"
 
 // Open loads and attaches what o.Types need. Its errors are for the user: each
 // says what is missing and what to do about it.
-func Open(ctx context.Context, o Options) (pipeline.Source, error) {
+func Open(ctx context.Context, o Options) (Source, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
@@ -104,6 +103,9 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 		}
 		if h.optional() {
 			r.Err = s.attachOptional(spec, types, h)
+		}
+		if errors.Is(r.Err, ErrNotLoaded) {
+			s.notLoaded = append(s.notLoaded, h)
 		}
 		report = append(report, r)
 		if h.optional() {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf/link"
@@ -26,6 +27,8 @@ type source struct {
 	dec   events.Decoder
 	merge events.Merger
 	names *names.Cache
+
+	notLoaded []*hook // optional ones whose module was not loaded at the start
 
 	piece        piece  // what is being decoded
 	open         bool   // there is more of it
@@ -121,6 +124,20 @@ func (s *source) Counts() pipeline.Counts {
 		c.Lost += t.Lost[i]
 	}
 	return c
+}
+
+// Overlooked implements [Source].
+func (s *source) Overlooked() string {
+	var modules []string
+	for _, h := range s.notLoaded {
+		if loaded(h.module) {
+			modules = append(modules, h.module)
+		}
+	}
+	if modules == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s was loaded after the start)", s.notLoaded[0].gives, strings.Join(modules, ", "))
 }
 
 // finish ends the stream, once: what was produced so far is the rest of it.
