@@ -335,8 +335,9 @@ func checkTimeouts(t *testing.T, evs []events.Event) {
 			}
 			last[e.Conn] = e
 		case e.Type == events.StateChange && e.NewState == events.Close && e.Error.String() == "ETIMEDOUT" && prev != nil:
-			if prev.GivesUp != prev.NextRTO {
-				t.Errorf("given up at the next time-out, not, as foretold, in %v: %s", prev.GivesUp, line(prev))
+			// A machine that lets a timer wait may skip a time-out.
+			if after := time.Duration(e.Boot - prev.Boot); after < prev.GivesUp-jiffy {
+				t.Errorf("given up after %v, not, as foretold, in %v: %s", after, prev.GivesUp, line(prev))
 			}
 		}
 	}
