@@ -105,6 +105,7 @@ enum reset_bits {
 	RST_LINGER2 = 1 << 10,	/* TCP_LINGER2 is below 0 */
 	RST_FIREWALL = 1 << 11, /* made by netfilter, not by TCP */
 	RST_OUTGOING = 1 << 12, /* answers a packet of this host */
+	RST_PROBED = 1 << 13,	/* the peer owes answers to keepalive probes */
 };
 
 /* Without a packet a received reset's record ends before the reason. */

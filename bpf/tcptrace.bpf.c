@@ -788,6 +788,8 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 			bits |= RST_RCV_SHUTDOWN;
 		if (BPF_CORE_READ(tp, linger2) < 0)
 			bits |= RST_LINGER2;
+		if (PROBE_FIELD(&tp->inet_conn, icsk_probes_out))
+			bits |= RST_PROBED;
 		if (BPF_CORE_READ(sk, sk_socket))
 			bits |= RST_ATTACHED;
 		/* tcp_close() has flushed the receive queue by now, but what

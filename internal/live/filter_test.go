@@ -48,7 +48,6 @@ func TestKernelFilters(t *testing.T) {
 			States: []events.State{events.Established, events.SynSent}, UIDs: []uint32{0}}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
 			ns := loopback(t, lab.V4).Client
 			spec := tt.spec
 			spec.Types, spec.NetNS = allTypes, []uint32{ns.Inum()}

@@ -212,12 +212,12 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// TestManyLosses has more than a thousand segments sent again.
+// TestManyLosses has more than a thousand segments sent again. It keeps the
+// machine busy, so it is not beside tests of exact timers.
 func TestManyLosses(t *testing.T) {
 	for _, bunches := range []bool{false, true} { // one by one, and with segmentation offload
 		for _, family := range families {
 			t.Run(fmt.Sprintf("bunches %v/%v", bunches, family), func(t *testing.T) {
-				t.Parallel()
 				o := lab.LossyOptions{Bytes: 40 << 20, Loss: 0.05, SegmentSize: 1400, Bunches: bunches}
 				evs := play(t, loopback(t, family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 					return lab.Lossy(ctx, p, o)

@@ -132,7 +132,7 @@ func classifyReset(s *resetSignature) (Kind, string) {
 		case s.skErr == econnaborted, s.reason == "TCP_STATE" && !has(rstClosed) && !s.orphan:
 			// tcp_abort(): the error is set before the reset, or, in newer
 			// kernels, after it.
-			return KindAbort, "aborted by an administrator (ss -K)"
+			return KindAbort, whyAborted
 		case has(rstClosed) && has(rstLinger0) && has(rstRcvShutdown):
 			// tcp_close() shuts both directions down before it disconnects.
 			return KindLinger, "closed with SO_LINGER at 0 seconds"
@@ -147,8 +147,10 @@ func classifyReset(s *resetSignature) (Kind, string) {
 			return KindAbort, "the listener was closed before this connection was accepted"
 		case has(rstClosed):
 			return KindAbort, "disconnected by the application"
-		case !byReason:
+		case !byReason && has(rstProbed):
 			return KindKeepalive, "the peer did not answer keepalive probes"
+		case !byReason: // tcp_abort() again, where the error is set after the reset
+			return KindAbort, whyAborted
 		}
 		return KindOther, "the kernel aborted the connection"
 	}
@@ -179,6 +181,7 @@ func classifyReset(s *resetSignature) (Kind, string) {
 }
 
 const (
+	whyAborted = "aborted by an administrator (ss -K)"
 	whyLinger2 = "closed with TCP_LINGER2 below 0"
 	whyMemory  = "the kernel is out of memory for orphaned connections"
 )

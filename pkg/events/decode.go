@@ -246,6 +246,7 @@ const (
 	rstLinger2     = 1 << 10
 	rstFirewall    = 1 << 11
 	rstOutgoing    = 1 << 12
+	rstProbed      = 1 << 13
 )
 
 func (d *Decoder) reset(b []byte, e *Event) {
