@@ -37,7 +37,7 @@ var emulators = map[string]struct {
 	append  string
 }{
 	"amd64": {
-		[]string{"qemu-system-x86_64", "-machine", "q35", "-cpu", "max,la57=off"},
+		[]string{"qemu-system-x86_64", "-machine", "q35", "-cpu", "max,la57=off,erms=off,fsrm=off"},
 		"console=ttyS0 earlyprintk=ttyS0",
 	},
 	"arm64": {
