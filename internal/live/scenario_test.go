@@ -202,6 +202,14 @@ func check(t *testing.T, facts *lab.Facts, evs []events.Event, unseen string, bl
 			continue // the kernel's false event, folded into the one that was sent
 		}
 		if !shown(want, unseen) {
+			// The first copy leaves a neighbour's queue when its time is up
+			// there, just when the second is due: then that one succeeds.
+			late := want.Err == "EBUSY"
+			left = slices.DeleteFunc(left, func(e events.Event) bool {
+				given := late && name(&e) == want.Name && of(&e, own, other, cookies) && slices.Contains(want.Kinds, e.Kind.String())
+				late = late && !given // once
+				return given
+			})
 			continue
 		}
 		n, segs := 0, 0
