@@ -980,8 +980,21 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
  * which stable series have too. */
 const volatile bool firewall_has_sk;
 
-#define FIREWALL_SKB(ctx) (firewall_has_sk ? (ctx)[2] : (ctx)[1])
-#define FIREWALL_HOOK(ctx) (firewall_has_sk ? (ctx)[3] : (ctx)[2])
+/* An argument of it, by its place without the socket. The barriers keep the
+ * compiler from loading at a computed place, which the verifier refuses. */
+static __always_inline u64 firewall_arg(u64 *ctx, int arg)
+{
+	u64 v;
+
+	if (firewall_has_sk) {
+		v = ctx[arg + 1];
+		barrier_var(v);
+	} else {
+		v = ctx[arg];
+		barrier_var(v);
+	}
+	return v;
+}
 
 /* The functions return early for packets that TCP would not answer either; the
  * rule that calls them has seen that the protocol is TCP. What they also look
@@ -989,7 +1002,7 @@ const volatile bool firewall_has_sk;
 SEC("fentry/nf_send_reset")
 int firewall_reset_v4(u64 *ctx)
 {
-	struct sk_buff *skb = (struct sk_buff *)FIREWALL_SKB(ctx);
+	struct sk_buff *skb = (struct sk_buff *)firewall_arg(ctx, 1);
 	unsigned char *ip =
 		BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
 	unsigned char *tcp =
@@ -1006,13 +1019,13 @@ int firewall_reset_v4(u64 *ctx)
 	if (route &&
 	    BPF_CORE_READ(route, rt_flags) & (RTCF_BROADCAST | RTCF_MULTICAST))
 		return 0;
-	return firewall_reset((struct net *)ctx[0], skb, FIREWALL_HOOK(ctx));
+	return firewall_reset((struct net *)ctx[0], skb, firewall_arg(ctx, 2));
 }
 
 SEC("fentry/nf_send_reset6")
 int firewall_reset_v6(u64 *ctx)
 {
-	struct sk_buff *skb = (struct sk_buff *)FIREWALL_SKB(ctx);
+	struct sk_buff *skb = (struct sk_buff *)firewall_arg(ctx, 1);
 	unsigned char *ip =
 		BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
 	unsigned char *tcp =
@@ -1026,7 +1039,7 @@ int firewall_reset_v6(u64 *ctx)
 	    bpf_probe_read_kernel(&flags, 1, tcp + TCP_FLAGS) ||
 	    flags & TCPHDR_RST)
 		return 0;
-	return firewall_reset((struct net *)ctx[0], skb, FIREWALL_HOOK(ctx));
+	return firewall_reset((struct net *)ctx[0], skb, firewall_arg(ctx, 2));
 }
 
 /* The packet of the tcp_reset() that runs on this CPU. */

@@ -80,4 +80,8 @@ func TestShows(t *testing.T) {
 		}
 		t.Logf("shows\t%s\t%s", row.name, value)
 	}
+	t.Logf("not seen: %s", everything.unseen)
+	if unseen("load program") {
+		t.Error("the verifier's refusal of a program is no limit of the kernel")
+	}
 }
