@@ -65,7 +65,8 @@ func TailLoss(ctx context.Context, p Place, segments int) (*Facts, error) {
 		}
 		a.Expect(1, Retransmit, Client, "tlp")
 		if segments > 1 {
-			a.Expect(segments-1, Retransmit, Client, "fast")
+			// A busy machine may let the retransmission timer run out first.
+			a.Expect(segments-1, Retransmit, Client, "fast").Kinds = []string{"fast", "rack", "rto"}
 		}
 		return a.Finish(ctx)
 	}, "net.ipv4.tcp_ecn", "1", "net.ipv4.tcp_ecn_fallback", "0", "net.ipv4.tcp_early_retrans", "3")
