@@ -14,7 +14,7 @@ FUZZTIME ?= 10s
 # runs there (as go test -run; all if empty), and of which packages.
 KERNELS ?=
 RUN ?=
-PACKAGES ?= ./internal/live
+PACKAGES ?= ./internal/live ./internal/doctor
 
 # What the binary says of itself. A source tree without git can give them.
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null && { git diff --quiet HEAD || echo -dirty; })

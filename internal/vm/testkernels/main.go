@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	o.Cache = &vm.Cache{Logf: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }}
 	fs := flag.NewFlagSet("testkernels", flag.ContinueOnError)
 	kernels := fs.String("kernels", "", "the kernels, as in \"5.10 arm64\"; all if empty")
-	packages := fs.String("packages", "./internal/live", "the packages whose tests are run")
+	packages := fs.String("packages", "./internal/live ./internal/doctor", "the packages whose tests are run")
 	fs.StringVar(&o.Run, "run", "", "run only the tests that match, as \"go test -run\" does")
 	strict := fs.Bool("strict", false, "fail if a kernel could not be fetched")
 	summary := fs.String("summary", "", "also write the last lines to this `file`")
