@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
@@ -180,11 +181,18 @@ func (h *hook) check(types *types) error {
 	return err
 }
 
+// mayAskForModules reports whether the kernel lets this process have the types
+// of modules, which the loader goes through.
+func mayAskForModules() bool {
+	own, err := effective()
+	return err == nil && own(cap.SYS_ADMIN)
+}
+
 // refusal says in a few words why the kernel took no program on a function.
 func (h *hook) refusal(err error) error {
 	switch {
-	case h.module != "" && errors.Is(err, ebpf.ErrNotSupported):
-		return errModuleRight // the loader could not go through the modules
+	case h.module != "" && errors.Is(err, ebpf.ErrNotSupported) && !mayAskForModules():
+		return errModuleRight
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOTSUP), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.Errno(524)): // ENOTSUPP
 		return errNoFentry
 	}
