@@ -216,7 +216,7 @@ var columns = []Column{
 		Doc:   "the reason in plain words",
 		value: func(e *events.Event) Value { return textValue(&e.Why) }},
 	{Name: "trigger_flags", Title: "TRIGGER", Type: String, on: onReset, width: len("PSH|ACK"),
-		Doc: "TCP flags of the packet that the reset answers",
+		Doc: "TCP flags of the packet that a sent reset answers, or of the received reset itself",
 		value: func(e *events.Event) Value {
 			return numberValue(tcpFlags, uint64(e.TriggerFlags), e.Has(events.HasTrigger))
 		}},
