@@ -58,32 +58,34 @@ func NewRunner(o Options) *Runner {
 	return &Runner{o: o, built: map[string]*build{}}
 }
 
-// Run tests the kernels and reports each as it is done, one report at a time. The results are in the kernels' order.
-func (r *Runner) Run(ctx context.Context, kernels []Kernel, report func(*Result)) []*Result {
+// Run tests the kernels and reports each as it is done, one report at a time. The results are in the kernels' order. It
+// fails if the context ends.
+func (r *Runner) Run(ctx context.Context, kernels []Kernel, report func(*Result)) ([]*Result, error) {
 	results := make([]*Result, len(kernels))
 	slots := make(chan struct{}, r.o.Machines)
 	var wg sync.WaitGroup
 	var one sync.Mutex
+	done := func(i int, res *Result) {
+		one.Lock()
+		defer one.Unlock()
+		if results[i] = res; ctx.Err() == nil {
+			report(res)
+		}
+	}
 	for i, k := range kernels {
 		tree, err := r.o.Cache.Get(ctx, k)
 		if err != nil {
-			results[i] = &Result{Kernel: k, NotTested: err}
-			one.Lock()
-			report(results[i])
-			one.Unlock()
+			done(i, &Result{Kernel: k, NotTested: err})
 			continue
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			results[i] = r.test(ctx, k, tree)
-			one.Lock()
-			defer one.Unlock()
-			report(results[i])
+			done(i, r.test(ctx, k, tree))
 		})
 	}
 	wg.Wait()
-	return results
+	return results, context.Cause(ctx)
 }
 
 // test runs the tests on one kernel.

@@ -74,12 +74,15 @@ func run(ctx context.Context, args []string) (int, error) {
 		return 2, err
 	}
 	o.Packages = strings.Fields(*packages)
-	results := vm.NewRunner(o).Run(ctx, chosen, func(r *vm.Result) {
+	results, err := vm.NewRunner(o).Run(ctx, chosen, func(r *vm.Result) {
 		for _, f := range r.Failures {
 			fmt.Printf("\n--- %s: %s\n%s\n", r.Kernel.Name, f.Title, strings.TrimSuffix(f.Output, "\n"))
 		}
 		fmt.Println(r)
 	})
+	if err != nil {
+		return 1, err
+	}
 	var last strings.Builder
 	code := 0
 	for _, r := range results {
@@ -111,9 +114,6 @@ func run(ctx context.Context, args []string) (int, error) {
 		if err := os.WriteFile(*summary, []byte(last.String()), 0o644); err != nil {
 			return 1, err
 		}
-	}
-	if err := context.Cause(ctx); err != nil {
-		return 1, err
 	}
 	if *write {
 		shown.Update(results)
