@@ -37,10 +37,12 @@ type source struct {
 	closed int
 
 	overlooked string
+	skipped    uint64
 }
 
-func (s *source) Memory() (uint64, error) { return 0, nil }
-func (s *source) Overlooked() string      { return s.overlooked }
+func (s *source) Memory() (uint64, error)  { return 0, nil }
+func (s *source) Skipped() (uint64, error) { return s.skipped, nil }
+func (s *source) Overlooked() string       { return s.overlooked }
 
 func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
 	n := min(len(s.events), cap(batch)-len(batch))
@@ -633,11 +635,11 @@ func TestUnseen(t *testing.T) {
 	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "Ctrl-C\ntcptrace: not seen on this kernel: this (that)\n") {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
-	r = run{src: &source{overlooked: "late"}}
-	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "\ntcptrace: not seen: late\n") {
+	r = run{src: &source{overlooked: "late", skipped: 3}}
+	if code := r.run("resets"); code != 0 || !strings.Contains(r.err.String(), "\ntcptrace: not seen: late\n") || !strings.Contains(r.err.String(), "up to 3 events are missing\n") {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}
-	r = run{hooks: hidden, src: &source{overlooked: "late"}}
+	r = run{hooks: hidden, src: &source{overlooked: "late", skipped: 3}}
 	if code := r.run("resets", "-q"); code != 0 || r.err.Len() != 0 {
 		t.Errorf("exit code %d, said %q", code, r.err.String())
 	}

@@ -210,6 +210,9 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		cancel()
 		err = errors.Join(err, play.wait())
 	}
+	if n, serr := src.Skipped(); serr == nil && n > 0 && !f.quiet {
+		a.say("the kernel skipped %d runs of programs that were in the middle of another event: up to %d events are missing", n, n)
+	}
 	if what := src.Overlooked(); what != "" && !f.quiet {
 		a.say("not seen: %s", what)
 	}

@@ -13,7 +13,8 @@ import (
 // kernelSide is the loaded BPF object. Its methods may be called from any
 // goroutine.
 type kernelSide struct {
-	coll *ebpf.Collection
+	coll     *ebpf.Collection
+	programs []*ebpf.Program // that are attached; beside those of coll the optional ones
 }
 
 // totals counts events by type.
@@ -59,6 +60,18 @@ func (k *kernelSide) Memory() (sum uint64, err error) {
 			return 0, fmt.Errorf("the kernel does not tell the size of map %s", name)
 		}
 		sum += n
+	}
+	return sum, nil
+}
+
+// Skipped implements [Source].
+func (k *kernelSide) Skipped() (sum uint64, err error) {
+	for _, p := range k.programs {
+		stats, err := p.Stats()
+		if err != nil {
+			return 0, fmt.Errorf("ask about %s: %w", p, err)
+		}
+		sum += stats.RecursionMisses
 	}
 	return sum, nil
 }

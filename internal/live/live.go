@@ -23,6 +23,9 @@ type Source interface {
 	// Memory is what the maps take in the kernel, in bytes; the ring buffer is
 	// one.
 	Memory() (uint64, error)
+	// Skipped is how often the kernel did not run a program because one on the
+	// same CPU was in the middle of it: as many events may be missing.
+	Skipped() (uint64, error)
 	// Overlooked says what was not seen because the kernel learnt of it after
 	// the start; "" if nothing.
 	Overlooked() string

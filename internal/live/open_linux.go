@@ -116,6 +116,7 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 			return err
 		}
 		s.links = append(s.links, l)
+		s.programs = append(s.programs, s.coll.Programs[h.program])
 		if err := types.confirm(l, h); err != nil {
 			return err
 		}
@@ -138,12 +139,14 @@ func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *types, h *hook
 	if err != nil {
 		return h.refusal(err)
 	}
-	defer coll.Close() // the link keeps the program
-	l, err := h.attach(coll.Programs[h.program])
+	prog := coll.DetachProgram(h.program)
+	coll.Close()
+	l, err := h.attach(prog)
 	if err != nil {
-		return h.refusal(err)
+		return errors.Join(h.refusal(err), prog.Close())
 	}
 	s.links = append(s.links, l)
+	s.programs = append(s.programs, prog)
 	return nil
 }
 

@@ -179,6 +179,25 @@ func cookiesOf(evs []events.Event) map[uint64]uint64 {
 	return m
 }
 
+// reporter is what the checks need of a test.
+type reporter interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Logf(format string, args ...any)
+	Failed() bool
+}
+
+// verdict keeps what the checks of one try found.
+type verdict struct {
+	failed bool
+	text   strings.Builder
+}
+
+func (v *verdict) Helper()                           {}
+func (v *verdict) Failed() bool                      { return v.failed }
+func (v *verdict) Logf(format string, args ...any)   { fmt.Fprintf(&v.text, format+"\n", args...) }
+func (v *verdict) Errorf(format string, args ...any) { v.failed = true; v.Logf(format, args...) }
+
 // shown tells whether this kernel shows an event at all: through 6.16 no
 // retransmission that failed, and what the tool said it does not see.
 func shown(want lab.Event, unseen string) bool {
@@ -189,7 +208,7 @@ func shown(want lab.Event, unseen string) bool {
 }
 
 // check compares a stream with what a scenario did.
-func check(t *testing.T, facts *lab.Facts, evs []events.Event, unseen string, blind []labtest.TraceEvent) {
+func check(t reporter, facts *lab.Facts, evs []events.Event, unseen string, blind []labtest.TraceEvent) {
 	t.Helper()
 	cookies := cookiesOf(evs)
 	left := slices.DeleteFunc(slices.Clone(evs), func(e events.Event) bool { return e.Type == events.StateChange })
@@ -251,7 +270,7 @@ func check(t *testing.T, facts *lab.Facts, evs []events.Event, unseen string, bl
 }
 
 // checkStates follows each end's socket through its states.
-func checkStates(t *testing.T, facts *lab.Facts, evs []events.Event, blind []labtest.TraceEvent) {
+func checkStates(t reporter, facts *lab.Facts, evs []events.Event, blind []labtest.TraceEvent) {
 	t.Helper()
 	cookies := cookiesOf(evs)
 	for i, c := range facts.Conns {
@@ -293,7 +312,7 @@ func usedAgain(facts *lab.Facts, i int) bool {
 }
 
 // checkDecoration looks at what every event of a kind must have, and must not.
-func checkDecoration(t *testing.T, e *events.Event, unseen string) {
+func checkDecoration(t reporter, e *events.Event, unseen string) {
 	t.Helper()
 	fail := func(format string, args ...any) { t.Errorf(format+": "+line(e), args...) }
 	switch e.Type {
@@ -323,7 +342,7 @@ const jiffy = 10 * time.Millisecond
 // checkTimeouts compares what each time-out announced with what came of it:
 // the next one's RTO, its number, its time, and, where the kernel gave the
 // connection up, that it did so when it was foretold.
-func checkTimeouts(t *testing.T, evs []events.Event) {
+func checkTimeouts(t reporter, evs []events.Event) {
 	t.Helper()
 	last := map[uint64]*events.Event{}
 	for i := range evs {
@@ -352,7 +371,7 @@ func checkTimeouts(t *testing.T, evs []events.Event) {
 }
 
 // identity compares the counters of a namespace with the events in it: kernel-facts' proof that nothing was missed.
-func identity(t *testing.T, delta map[string]uint64, evs []events.Event, blind []labtest.TraceEvent) {
+func identity(t reporter, delta map[string]uint64, evs []events.Event, blind []labtest.TraceEvent) {
 	t.Helper()
 	var segs, sent, syn, synack, fast, slow, tfo, tlp, timer, missed uint64
 	for i := range evs {
@@ -459,19 +478,30 @@ func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hid
 		inums = append(inums, place.Server.Inum())
 	}
 	stop := everything.start(t, inums...)
+	skipped := everything.skipped(t)
 	facts, err := run(t.Context(), place)
 	if err != nil {
 		t.Fatal(err)
 	}
 	evs := stop()
+	skipped = everything.skipped(t) - skipped
 	blind, err := everything.blind.Events(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	check(t, facts, evs, everything.unseen, blind)
+	v := new(verdict)
+	check(v, facts, evs, everything.unseen, blind)
 	for inum, delta := range map[uint32]map[string]uint64{place.Client.Inum(): facts.Client, place.Server.Inum(): facts.Server} {
 		there := slices.DeleteFunc(slices.Clone(evs), func(e events.Event) bool { return e.NetNS != inum })
-		identity(t, delta, there, blind)
+		identity(v, delta, there, blind)
+	}
+	if v.failed && skipped > 0 {
+		// The kernel skipped programs meanwhile, for this trouble or another.
+		t.Logf("%d skipped, again after:\n%s", skipped, &v.text)
+		return evs, true
+	}
+	if v.failed {
+		t.Error(v.text.String())
 	}
 	return evs, len(blind) > 0
 }

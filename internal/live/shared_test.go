@@ -16,7 +16,6 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/lab/labtest"
 	"github.com/tcptrace/tcptrace/internal/live"
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
@@ -29,7 +28,7 @@ var everything stream
 type stream struct {
 	once   sync.Once
 	err    error // of open
-	src    pipeline.Source
+	src    live.Source
 	blind  *labtest.BlindSpot
 	unseen string // what this kernel does not show
 	cancel context.CancelFunc
@@ -119,6 +118,16 @@ func (s *stream) start(t *testing.T, inums ...uint32) (stop func() []events.Even
 		}
 		return evs
 	}
+}
+
+// skipped is how often the kernel skipped a program so far.
+func (s *stream) skipped(t *testing.T) uint64 {
+	t.Helper()
+	n, err := s.src.Skipped()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // close ends the stream and holds it to its account.

@@ -174,6 +174,9 @@ func (s *source) Close() error {
 	if s.spool != nil {
 		err = errors.Join(err, s.spool.close())
 	}
+	for _, p := range s.programs { // closing twice does nothing
+		err = errors.Join(err, p.Close())
+	}
 	if s.coll != nil {
 		s.coll.Close()
 	}
