@@ -51,6 +51,9 @@ func TestNoAllocations(t *testing.T) {
 				if _, ok := v.Bool(); ok {
 					present++
 				}
+				if _, ok := v.Ints(); ok {
+					present++
+				}
 			}
 		})
 		if n != 0 || present == 0 {

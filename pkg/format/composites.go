@@ -155,26 +155,26 @@ func tableSet(format string, list []events.Type) []string {
 		}
 		return []string{"time", "kind", "phase", "state", "local", "remote",
 			"flags", "seq", "len", "segs", "attempt", "backoff", "rto_ms", "next_rto_ms", "gives_up_in_ms",
-			"srtt_ms", "rttvar_ms", "cwnd", "ssthresh", "ca_state", "total_retrans", "data_segs_out", "dsack_dups",
-			"error", "orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup"}
+			"srtt_ms", "rttvar_ms", "cwnd", "ssthresh", "ca_state", "total_retrans", "gap", "data_segs_out", "dsack_dups",
+			"error", "orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup"}
 	case onReset:
 		if narrow {
 			return []string{"time", "direction", "kind", "state", "local", "remote"}
 		}
 		return []string{"time", "direction", "kind", "state", "local", "remote", "reason",
 			"trigger_flags", "trigger_seq", "trigger_ack", "trigger_timestamps", "trigger_ttl",
-			"orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup", "why"}
+			"orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup", "why"}
 	case onState:
 		if narrow {
 			return []string{"time", "change", "local", "remote", "error"}
 		}
 		return []string{"time", "change", "local", "remote", "error", "unacked_ms",
-			"orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup"}
+			"orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup"}
 	}
 	if narrow {
 		return []string{"time", "event", "local", "remote", "detail"}
 	}
 	return []string{"time", "event", "direction", "kind", "state", "local", "remote",
 		"flags", "seq", "len", "attempt", "rto_ms", "gives_up_in_ms", "reason", "old_state", "error",
-		"orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup", "why"}
+		"orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup", "why"}
 }

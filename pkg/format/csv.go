@@ -65,6 +65,9 @@ func (l *csvLayout) event(b []byte, e *events.Event) []byte {
 		case process:
 			at := len(b)
 			b = quoteCSV(appendEscaped(b, v.ref.(*events.Comm).Bytes(), true), at)
+		case integers:
+			at := len(b)
+			b = quoteCSV(v.appendPlain(b), at)
 		default:
 			b = v.appendPlain(b)
 		}

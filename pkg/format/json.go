@@ -82,7 +82,44 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 	}
 	b = append(b, `},"seconds":`...)
 	b = appendDecimal(b, s.Elapsed.Milliseconds(), 3)
+	if s.Skipped > 0 {
+		b = append(b, `,"skipped":`...)
+		b = strconv.AppendUint(b, s.Skipped, 10)
+	}
+	for i := range s.Audit {
+		if i == 0 {
+			b = append(b, `,"audit":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = appendAudit(b, &s.Audit[i])
+	}
+	if len(s.Audit) > 0 {
+		b = append(b, ']')
+	}
 	return append(b, '}', '\n')
+}
+
+func appendAudit(b []byte, a *events.Audit) []byte {
+	b = append(b, `{"netns":`...)
+	b = strconv.AppendUint(b, uint64(a.NetNS), 10)
+	b = append(b, `,"counter":`...)
+	b = appendJSONString(b, a.Counter)
+	if a.Verdict != events.Unchecked {
+		b = append(b, `,"kernel":`...)
+		b = strconv.AppendUint(b, a.Kernel, 10)
+	}
+	b = append(b, `,"traced":`...)
+	b = strconv.AppendUint(b, a.Traced, 10)
+	b = append(b, `,"bracket":`...)
+	b = strconv.AppendUint(b, a.Bracket, 10)
+	b = append(b, `,"verdict":`...)
+	b = appendJSONString(b, a.Verdict.String())
+	if a.Note != "" {
+		b = append(b, `,"note":`...)
+		b = appendJSONString(b, a.Note)
+	}
+	return append(b, '}')
 }
 
 func (v Value) appendJSON(b []byte) []byte {
@@ -91,6 +128,10 @@ func (v Value) appendJSON(b []byte) []byte {
 		return strconv.AppendUint(b, v.num, 10)
 	case duration, boolean:
 		return v.appendPlain(b)
+	case integers:
+		b = append(b, '[')
+		b = v.appendPlain(b)
+		return append(b, ']')
 	case unsafeText:
 		return appendJSONString(b, *v.ref.(*string))
 	case process:

@@ -21,10 +21,11 @@ const (
 	Float                  // a duration in milliseconds; a JSON number
 	Bool                   // true or false
 	Hex                    // an id that can exceed 2^53: hexadecimal text without 0x, as ss -e prints it
+	Ints                   // several numbers; a JSON array of integers
 	Time                   // text: RFC 3339, UTC, always nine digits of nanoseconds, so that texts order as times do
 )
 
-var typeNames = [...]string{String: "string", Int: "int", Float: "float", Bool: "bool", Hex: "hex", Time: "time"}
+var typeNames = [...]string{String: "string", Int: "int", Float: "float", Bool: "bool", Hex: "hex", Ints: "ints", Time: "time"}
 
 // String returns the name, in lower case; "" for a number without one.
 func (t Type) String() string {
@@ -62,6 +63,7 @@ const (
 	address              // ref: *netip.Addr
 	unsafeText           // ref: *string, which someone else chose
 	process              // ref: *events.Comm
+	integers             // ref: *[]uint32
 
 	// num: a number that has a name; see name.
 	eventType
@@ -151,6 +153,13 @@ func commValue(c *events.Comm) Value {
 	return Value{kind: process, ref: c}
 }
 
+func intsValue(list *[]uint32) Value {
+	if len(*list) == 0 {
+		return Value{}
+	}
+	return Value{kind: integers, ref: list}
+}
+
 func addrValue(a *netip.Addr) Value {
 	if !a.IsValid() {
 		return Value{}
@@ -186,12 +195,20 @@ func (v Value) Bool() (b, ok bool) {
 	return v.kind == boolean && v.num != 0, v.kind == boolean
 }
 
+// Ints returns the value of an [Ints] column, which is read-only.
+func (v Value) Ints() (list []uint32, ok bool) {
+	if v.kind != integers {
+		return nil, false
+	}
+	return *v.ref.(*[]uint32), true
+}
+
 // Text returns the value of a [String], [Hex] or [Time] column: what JSON has
 // between the quotes, but not escaped, and with invalid UTF-8 as it is. It
 // allocates for addresses, process names, [Hex] and [Time].
 func (v Value) Text() (s string, ok bool) {
 	switch v.kind {
-	case absent, integer, duration, boolean:
+	case absent, integer, duration, boolean, integers:
 		return "", false
 	case unsafeText:
 		return *v.ref.(*string), true
@@ -204,7 +221,7 @@ func (v Value) Text() (s string, ok bool) {
 }
 
 // appendPlain appends a value that needs no escaping the way that JSON and CSV
-// write it, without quotes.
+// write it, without quotes or brackets.
 func (v Value) appendPlain(b []byte) []byte {
 	switch v.kind {
 	case integer:
@@ -219,6 +236,14 @@ func (v Value) appendPlain(b []byte) []byte {
 		return appendTimestamp(b, int64(v.num))
 	case address:
 		return v.ref.(*netip.Addr).Unmap().AppendTo(b)
+	case integers:
+		for i, n := range *v.ref.(*[]uint32) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = strconv.AppendUint(b, uint64(n), 10)
+		}
+		return b
 	}
 	return append(b, name(v.kind, v.num)...)
 }
