@@ -1,7 +1,7 @@
 //go:build ignore
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * The kernel side of tcptrace: five tracepoints, one ring buffer.
+ * The kernel side of tcptrace: six tracepoints, one ring buffer.
  *
  * Nothing here runs for a healthy packet. Each program builds a header on its
  * stack, applies the filters, and only then reserves a record. A reserve that
@@ -66,6 +66,7 @@ struct totals {
 	u64 produced[RECORD_TYPES];
 	u64 filtered[RECORD_TYPES];
 	u64 lost[RECORD_TYPES];
+	u64 cgroup; /* the last one whose name was noted */
 };
 
 struct {
@@ -75,6 +76,56 @@ struct {
 	__type(value, struct totals);
 } counts SEC(".maps");
 
+/* What was seen in one network namespace before any filter, in the units of
+ * the kernel's own counters. */
+struct audit {
+	u64 segments; /* sent again: RetransSegs, but for SYN-ACKs and failures
+		       */
+	u64 synacks;
+	u64 syns;   /* TCPSynRetrans, but for SYN-ACKs */
+	u64 failed; /* segments that could not be sent: TCPRetransFail */
+	u64 resets; /* OutRsts */
+	u32 netns;  /* inode number */
+	u32 pad;
+};
+
+/* By the namespace's cookie, or its inode number where it has none: the kernel
+ * uses that again. Inserted at a namespace's first event, read at the end; what
+ * finds no room is counted under the key 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct audit);
+} audits SEC(".maps");
+
+#define CGROUP_DEPTH 14
+#define CGROUP_NAME 256 /* NAME_MAX and the NUL */
+
+/* A cgroup's name and those of its parents, innermost first. */
+struct cgroup_names {
+	u32 depth; /* CGROUP_DEPTH: perhaps not all */
+	char names[CGROUP_DEPTH][CGROUP_NAME];
+};
+
+/* By the cgroup's id. Inserted at an event of a socket in a cgroup that was not
+ * seen before, since the cgroup may be gone when the event is read; read by
+ * user space; evicted by age. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 512);
+	__type(key, u64);
+	__type(value, struct cgroup_names);
+} cgroups SEC(".maps");
+
+/* Where one is put together: it is too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct cgroup_names);
+} cgroup_scratch SEC(".maps");
+
 /* What is remembered of a socket: who opened it, which of its lives this is. */
 struct memory {
 	u64 cookie;
@@ -83,12 +134,13 @@ struct memory {
 	u32 pid;
 	char comm[16];
 	u8 last_state; /* before CLOSE */
-	u8 pad[7];
+	bool held;     /* at CLOSE a process had yet to close it */
+	u8 pad[6];
 	u64 unborn; /* when a child was made whose ends are not known yet */
 };
 
-/* Live sockets by address. Inserted at connect and listen, which run in the
- * owner; deleted at CLOSE; read by every event. LRU, so that a missed CLOSE
+/* Live sockets by address. Inserted at connect, listen and close, which run in
+ * the owner; deleted at CLOSE; read by every event. LRU, so that a missed CLOSE
  * costs an old entry and not a new one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -97,14 +149,32 @@ struct {
 	__type(value, struct memory);
 } open_socks SEC(".maps");
 
-/* Sockets that a reset may still follow, by address. Inserted at CLOSE, read
- * by resets, evicted by age. */
+/* Sockets that a reset may still follow, or that a process still has to close,
+ * by address. Inserted at CLOSE, read by resets and by destroy_sock, evicted by
+ * age. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
 	__type(key, u64);
 	__type(value, struct memory);
 } closed_socks SEC(".maps");
+
+/* Who closed a socket that had lost its connection before, by conn: whoever had
+ * it may be gone, with it, before the event is read. Inserted by destroy_sock,
+ * read by user space, evicted by age. */
+struct closer {
+	u32 pid;
+	char comm[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct closer);
+} closers SEC(".maps");
+
+u32 closers_total; /* grows with every entry: whether to look */
 
 /* -- records -- */
 
@@ -128,6 +198,43 @@ static __always_inline void *reserve(struct totals *c, u8 type, u64 size)
 		__sync_fetch_and_add(&lost_total, 1);
 	}
 	return r;
+}
+
+/* What is counted of a namespace; key is that of net_key(). */
+static __always_inline struct audit *audit_of(u64 key, u32 netns)
+{
+	struct audit *a = bpf_map_lookup_elem(&audits, &key);
+
+	if (!a) {
+		struct audit fresh = {.netns = netns};
+
+		/* Another CPU may have been faster. */
+		bpf_map_update_elem(&audits, &key, &fresh, BPF_NOEXIST);
+		a = bpf_map_lookup_elem(&audits, &key);
+	}
+	if (!a) {
+		key = 0;
+		a = bpf_map_lookup_elem(&audits, &key);
+	}
+	return a;
+}
+
+/*
+ * READ follows a typed pointer of a tp_btf program directly, and any other
+ * with bpf_probe_read_kernel. direct is a constant of each call, so that one
+ * body serves both.
+ */
+#define READ(direct, ptr, field)                                               \
+	((direct) ? (ptr)->field : BPF_CORE_READ(ptr, field))
+
+static __always_inline u64 net_key(bool direct, struct net *net)
+{
+	u64 cookie = 0;
+
+	/* Before 5.12 it is no plain number, and 0 unless something asked. */
+	if (bpf_core_field_exists(net->net_cookie))
+		cookie = READ(direct, net, net_cookie);
+	return cookie ?: READ(direct, net, ns.inum);
 }
 
 static __always_inline void write_header(struct header *dst, struct header *h)
@@ -229,14 +336,6 @@ static __always_inline bool accept(struct totals *c, const struct header *h,
 
 /* -- sockets -- */
 
-/*
- * READ follows a typed pointer of a tp_btf program directly, and any other
- * with bpf_probe_read_kernel. direct is a constant of each call, so that one
- * body serves both.
- */
-#define READ(direct, ptr, field)                                               \
-	((direct) ? (ptr)->field : BPF_CORE_READ(ptr, field))
-
 static __always_inline void set_v4(u32 *dst, u32 addr)
 {
 	dst[0] = 0;
@@ -273,6 +372,16 @@ static __always_inline bool has_flag(unsigned long flags, int flag)
 	return flags >> flag & 1;
 }
 
+/* A socket's cgroup before 5.15. NULL where it is not known: with the cgroups
+ * of version 1 that give sockets a class or a priority. */
+static __always_inline struct cgroup *early_cgroup(struct sock *sk)
+{
+	struct sock_cgroup_data___bits *data = (void *)&sk->sk_cgrp_data;
+	u64 val = BPF_CORE_READ(data, val);
+
+	return val & 3 ? NULL : (struct cgroup *)val;
+}
+
 /* The socket's own uid, namespace, cgroup and inode: right whoever was
  * interrupted. */
 static __always_inline void read_owner(bool direct, struct header *h,
@@ -294,6 +403,11 @@ static __always_inline void read_owner(bool direct, struct header *h,
 			kn = READ(direct, cg, kn);
 			h->cgroup = READ(direct, kn, id);
 		}
+	} else {
+		struct cgroup *cg = early_cgroup(sk);
+
+		if (cg)
+			h->cgroup = BPF_CORE_READ(cg, kn, id);
 	}
 	if (bpf_core_field_exists(ino->sk_ino)) {
 		h->inode = READ(direct, ino, sk_ino);
@@ -305,6 +419,61 @@ static __always_inline void read_owner(bool direct, struct header *h,
 		if (s)
 			h->inode = BPF_CORE_READ(s, vfs_inode.i_ino);
 	}
+}
+
+static __always_inline struct kernfs_node *parent_of(struct kernfs_node *kn)
+{
+	struct kernfs_node___rcu *new = (void *)kn;
+
+	if (bpf_core_field_exists(kn->parent))
+		return BPF_CORE_READ(kn, parent);
+	return BPF_CORE_READ(new, __parent);
+}
+
+/* Keeps the names of the cgroup with this id, which sk is in. The parents of a
+ * cgroup that was removed stay with it as long as sk does. */
+static __noinline int keep_cgroup(struct sock *sk, u64 id)
+{
+	struct cgroup_names *n;
+	struct kernfs_node *kn;
+	struct cgroup *cg;
+	u32 zero = 0;
+
+	if (bpf_map_lookup_elem(&cgroups, &id))
+		return 0;
+	n = bpf_map_lookup_elem(&cgroup_scratch, &zero);
+	if (!n)
+		return 0;
+	if (bpf_core_field_exists(((struct sock *)0)->sk_cgrp_data.cgroup))
+		cg = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
+	else
+		cg = early_cgroup(sk);
+	kn = BPF_CORE_READ(cg, kn);
+	n->depth = CGROUP_DEPTH;
+	for (u32 i = 0; i < CGROUP_DEPTH; i++) {
+		struct kernfs_node *parent = parent_of(kn);
+
+		if (!parent) { /* the root, whose name says nothing */
+			n->depth = i;
+			break;
+		}
+		bpf_probe_read_kernel_str(n->names[i], CGROUP_NAME,
+					  BPF_CORE_READ(kn, name));
+		kn = parent;
+	}
+	bpf_map_update_elem(&cgroups, &id, n, BPF_ANY);
+	return 0;
+}
+
+/* Called before a record is made of an event. Each CPU asks the map only when
+ * the cgroup is another than at its last event. */
+static __always_inline void note_cgroup(struct totals *c,
+					const struct header *h, void *sk)
+{
+	if (!c || !h->cgroup || c->cgroup == h->cgroup)
+		return;
+	c->cgroup = h->cgroup;
+	keep_cgroup(sk, h->cgroup);
 }
 
 static __always_inline void read_ports(bool direct, struct header *h,
@@ -412,18 +581,51 @@ static __always_inline void read_settings(struct retransmit *r, struct sock *sk)
 
 #define TCP_INFINITE_SSTHRESH 0x7fffffff /* include/net/tcp.h */
 
+#define TCPHDR_SYN 0x02
+#define TCPHDR_ACK 0x10
+
+/* Counts one event the way that __tcp_retransmit_skb() does. What it refuses
+ * before it sends is in none of its counters, and neither is it in ours; with
+ * these errors it never gets as far, except that -EBUSY can also come late. */
+static __always_inline void audit_retransmit(struct sock *sk, u32 segs,
+					     u16 flags, s32 err)
+{
+	struct net *net = sk->__sk_common.skc_net.net;
+	struct audit *a;
+
+	if (err == -EBUSY || err == -EAGAIN || err == -ENOMEM ||
+	    err == -EHOSTUNREACH)
+		return;
+	a = audit_of(net_key(true, net), net->ns.inum);
+	if (!a)
+		return;
+	__sync_fetch_and_add(err ? &a->failed : &a->segments, segs ?: 1);
+	if (flags & TCPHDR_SYN)
+		__sync_fetch_and_add(&a->syns, 1);
+}
+
 SEC("tp_btf/tcp_retransmit_skb")
 int retransmit_skb(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct sk_buff *skb = (struct sk_buff *)ctx[1];
 	struct totals *c = count_produced(RECORD_RETRANSMIT);
+	struct tcp_skb_cb *cb = (struct tcp_skb_cb *)skb->cb;
 	struct header h = {.type = RECORD_RETRANSMIT};
 	struct inet_connection_sock *icsk;
-	struct tcp_skb_cb *cb;
 	struct retransmit *r;
 	struct tcp_sock *tp;
+	u32 segs = cb->tcp_gso_segs; /* tcp_skb_pcount() */
+	u16 flags = FIELD(cb, tcp_flags);
 	u64 now, stamp;
+	s32 err = 0;
+
+	/* From 6.17 (ad892e912b84) the tracepoint passes the outcome, and fires
+	 * for failures too. Distributions backport it: ask BTF. */
+	if (bpf_core_field_exists(
+		    ((struct trace_event_raw_tcp_retransmit_skb *)0)->err))
+		err = (s32)ctx[2];
+	audit_retransmit(sk, segs, flags, err);
 
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
@@ -433,25 +635,19 @@ int retransmit_skb(u64 *ctx)
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
 	use_memory(&h, recall((u64)sk, h.cookie));
+	note_cgroup(c, &h, sk);
 	r = reserve(c, RECORD_RETRANSMIT, sizeof(*r));
 	if (!r)
 		return 0;
 	write_header(&r->h, &h);
 
-	cb = (struct tcp_skb_cb *)skb->cb;
 	r->seq = cb->seq;
 	r->end_seq = cb->end_seq;
 	r->len = skb->len; /* no header yet: the clone that is sent gets it */
-	r->segs = cb->tcp_gso_segs; /* tcp_skb_pcount() */
-	r->tcp_flags = FIELD(cb, tcp_flags);
+	r->segs = segs;
+	r->tcp_flags = flags;
 	r->sacked = cb->sacked;
-
-	r->err = 0;
-	/* From 6.17 (ad892e912b84) the tracepoint passes the outcome, and fires
-	 * for failures too. Distributions backport it: ask BTF. */
-	if (bpf_core_field_exists(
-		    ((struct trace_event_raw_tcp_retransmit_skb *)0)->err))
-		r->err = (s32)ctx[2];
+	r->err = err;
 
 	r->bits = 0;
 	r->timeouts = icsk->icsk_retransmits;
@@ -520,9 +716,6 @@ int retransmit_skb(u64 *ctx)
 	return 0;
 }
 
-#define TCPHDR_SYN 0x02
-#define TCPHDR_ACK 0x10
-
 SEC("tp_btf/tcp_retransmit_synack")
 int retransmit_synack(u64 *ctx)
 {
@@ -530,13 +723,18 @@ int retransmit_synack(u64 *ctx)
 	struct request_sock *req = (struct request_sock *)ctx[1];
 	struct totals *c = count_produced(RECORD_RETRANSMIT);
 	struct header h = {.type = RECORD_RETRANSMIT};
+	struct net *net = sk->__sk_common.skc_net.net;
 	struct inet_connection_sock *icsk;
 	struct retransmit *r;
 	struct memory *m;
 	struct tcp_sock *tp;
+	struct audit *a;
 	u32 limit, qlen, young, isn;
 	unsigned long expires;
 
+	a = audit_of(net_key(true, net), net->ns.inum);
+	if (a)
+		__sync_fetch_and_add(&a->synacks, 1);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
@@ -550,7 +748,9 @@ int retransmit_synack(u64 *ctx)
 		h.state = TCP_NEW_SYN_RECV; /* the request's own state */
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
-	h.inode = 0; /* a request has none; that was the listener's */
+	note_cgroup(c, &h, sk);
+	if (h.state == TCP_NEW_SYN_RECV)
+		h.bits |= SOCK_LISTENER; /* a request has no inode of its own */
 	/* The child inherits the request's cookie (inet_csk_clone_lock). */
 	h.cookie = req->__req_common.skc_cookie.counter;
 	if (!h.cookie && have_cookie_helper)
@@ -712,6 +912,15 @@ static __always_inline void write_trigger(struct reset *r, struct packet *p)
 	r->bits |= RST_TRIGGER;
 }
 
+static __always_inline void audit_reset(struct net *net)
+{
+	struct audit *a =
+		audit_of(net_key(false, net), BPF_CORE_READ(net, ns.inum));
+
+	if (a)
+		__sync_fetch_and_add(&a->resets, 1);
+}
+
 /* A reset that TCP sends. sk may be NULL or no full socket, skb is the packet
  * that it answers or NULL. Neither is a pointer that the verifier knows. */
 static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
@@ -721,14 +930,20 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 	struct header h = {.type = RECORD_RESET};
 	struct memory *m = NULL;
 	struct packet p = {};
+	struct net *net = NULL;
 	struct reset *r;
 	u64 key = (u64)sk;
 	u8 state = 0;
 
-	if (sk)
+	if (sk) {
 		state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	else
+		net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+	} else {
 		bits |= RST_NO_SOCKET;
+		if (skb)
+			net = BPF_CORE_READ(skb, dev, nd_net.net);
+	}
+	audit_reset(net);
 	h.state = state;
 	if (skb)
 		read_packet(&p, skb);
@@ -739,11 +954,10 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 		h.rport = p.sport;
 	}
 	if (!sk) {
-		if (skb)
-			h.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+		h.netns = BPF_CORE_READ(net, ns.inum);
 	} else if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV) {
 		/* Not a full socket: only the common part exists. */
-		h.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+		h.netns = BPF_CORE_READ(net, ns.inum);
 		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 		h.conn = h.cookie;
 	} else {
@@ -775,7 +989,7 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 			/* The socket is the listener: its owner is right, but
 			 * the connection is another. */
 			h.conn = 0;
-			h.inode = 0;
+			h.bits |= SOCK_LISTENER;
 			if (BPF_CORE_READ(sk, sk_ack_backlog) >
 			    BPF_CORE_READ(sk, sk_max_ack_backlog))
 				bits |= RST_BACKLOG_FULL;
@@ -807,6 +1021,7 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 		    1 << h.state |
 			    (state == TCP_LISTEN ? 1 << TCP_NEW_SYN_RECV : 0)))
 		return 0;
+	note_cgroup(c, &h, sk);
 	r = reserve(c, RECORD_RESET, sizeof(*r));
 	if (!r)
 		return 0;
@@ -950,6 +1165,8 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 		read_owner(false, &h, sk);
 		use_memory(&h, recall((u64)sk, h.cookie));
+	} else {
+		sk = NULL;
 	}
 	if (p.known && outgoing) {
 		__builtin_memcpy(h.laddr, p.saddr, sizeof(h.laddr));
@@ -964,6 +1181,7 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 	}
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
+	note_cgroup(c, &h, sk);
 	r = reserve(c, RECORD_RESET, sizeof(*r));
 	if (!r)
 		return 0;
@@ -1090,6 +1308,7 @@ int receive_reset(u64 *ctx)
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
 	use_memory(&h, recall((u64)sk, h.cookie));
+	note_cgroup(c, &h, sk);
 	/* tcp_rcv_state_process() calls tcp_reset() for data that comes after
 	 * shutdown(SHUT_RD), although no reset came: user space looks whether
 	 * this host sends one right away. */
@@ -1162,16 +1381,29 @@ static __always_inline bool reset_may_follow(int state)
 	       state == TCP_LAST_ACK;
 }
 
-/* connect() and listen() run in the process that owns the socket. */
-static __always_inline void remember(struct memory *m)
+/* connect(), listen() and close() run in a process that has the socket, and
+ * lock it. Where the lock is not a process's, current is whoever was
+ * interrupted, or the other end. */
+static __always_inline bool user_is_current(struct sock *sk)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	/* A kernel thread (MPTCP's subflows) works for somebody else. */
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
-		return;
-	m->pid = bpf_get_current_pid_tgid() >> 32;
-	BPF_CORE_READ_STR_INTO(&m->comm, task, group_leader, comm);
+	if (!sk->sk_lock.owned)
+		return false;
+	/* tcp_abort(): "ss -K" works on the sockets of others. */
+	if (sk->sk_err == ECONNABORTED)
+		return false;
+	/* A kernel thread (MPTCP's subflows, the last close of a file) works
+	 * for somebody else. */
+	return !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
+}
+
+static __always_inline void read_current(u32 *pid, char (*comm)[16])
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	*pid = bpf_get_current_pid_tgid() >> 32;
+	BPF_CORE_READ_STR_INTO(comm, task, group_leader, comm);
 }
 
 /* time is that of a change that was put off, else 0. */
@@ -1185,6 +1417,7 @@ static __always_inline void emit_change(struct header *h, struct sock *sk,
 	h->state = new;
 	if (!accept(c, h, 1 << old | 1 << new))
 		return;
+	note_cgroup(c, h, sk);
 	r = reserve(c, RECORD_STATE, sizeof(*r));
 	if (!r)
 		return;
@@ -1202,6 +1435,50 @@ static __always_inline void emit_change(struct header *h, struct sock *sk,
 	submit(r);
 }
 
+/* A socket begins a life in a process, or as the child of a listener. */
+static __always_inline struct memory *
+begin_life(struct sock *sk, u64 cookie, int new, bool lived, bool unborn)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct memory fresh = {.cookie = cookie};
+	u64 key = (u64)sk;
+
+	/* A child in SYN_RECV runs in the softirq of whoever. */
+	if (new != TCP_SYN_RECV && !(BPF_CORE_READ(task, flags) & PF_KTHREAD))
+		read_current(&fresh.pid, &fresh.comm);
+	if (!cookie && !(unborn && have_cookie_helper))
+		fresh.born = spread(conn_seed ^ (u64)lives++ << 40 ^
+				    bpf_ktime_get_boot_ns()) |
+			     1ULL << 63;
+	if (lived && new == TCP_SYN_SENT)
+		fresh.life = 1 + (lives++ & 0x3fff);
+	if (unborn && want_states)
+		fresh.unborn = bpf_ktime_get_boot_ns();
+	/* With the helper a child needs no other memory: it will have the
+	 * cookie of its request, as its SYN-ACK has. NULL, then: what is there
+	 * is of a socket that had this address before. */
+	if (new == TCP_SYN_RECV && have_cookie_helper && !fresh.unborn)
+		return NULL;
+	bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
+	return recall(key, cookie);
+}
+
+/* A process closes a socket, or is about to find out that it was closed. */
+static __always_inline struct memory *learn_closer(struct memory *m,
+						   struct sock *sk, u64 cookie)
+{
+	struct memory fresh = {.cookie = cookie};
+	u64 key = (u64)sk;
+
+	if (m) {
+		read_current(&m->pid, &m->comm);
+		return m;
+	}
+	read_current(&fresh.pid, &fresh.comm);
+	bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
+	return recall(key, cookie);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int set_state(u64 *ctx)
 {
@@ -1210,7 +1487,8 @@ int set_state(u64 *ctx)
 	struct header h = {.type = RECORD_STATE};
 	struct memory *m;
 	u64 key = (u64)sk;
-	bool lived, unborn;
+	bool unborn, held;
+	u64 cookie = 0;
 
 	/* MPTCP sends parallel changes of its own socket, protocol 262. */
 	if (sk->sk_protocol != PROTO_TCP)
@@ -1226,36 +1504,21 @@ int set_state(u64 *ctx)
 	unborn = old == TCP_LISTEN && new == TCP_SYN_RECV &&
 		 !sk->__sk_common.skc_dport;
 	if (!unborn)
-		h.cookie = sk->__sk_common.skc_cookie.counter;
-	lived = h.cookie;
+		cookie = sk->__sk_common.skc_cookie.counter;
+	h.cookie = cookie;
 	if (!h.cookie && have_cookie_helper && !unborn)
 		h.cookie = bpf_get_socket_cookie(sk);
 	m = recall(key, h.cookie);
+	held = false; /* by a process that has yet to close it */
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN ||
 	    (new == TCP_SYN_RECV &&old == TCP_LISTEN)) {
-		struct memory fresh = {};
-
-		/* A child in SYN_RECV runs in the softirq of whoever. */
-		if (new != TCP_SYN_RECV)
-			remember(&fresh);
-		fresh.cookie = h.cookie;
-		if (!h.cookie && !(unborn && have_cookie_helper))
-			fresh.born = spread(conn_seed ^ (u64)lives++ << 40 ^
-					    bpf_ktime_get_boot_ns()) |
-				     1ULL << 63;
-		if (lived && new == TCP_SYN_SENT)
-			fresh.life = 1 + (lives++ & 0x3fff);
-		if (unborn && want_states)
-			fresh.unborn = bpf_ktime_get_boot_ns();
-		/* With the helper a child needs no other memory: it will have
-		 * the cookie of its request, as its SYN-ACK has. */
-		if (new != TCP_SYN_RECV || !have_cookie_helper ||
-		    fresh.unborn) {
-			bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
-			m = recall(key, h.cookie);
-		} else {
-			m = NULL; /* of a socket that had this address before */
-		}
+		m = begin_life(sk, h.cookie, new, cookie, unborn);
+	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
+		   new == TCP_CLOSE) {
+		if (user_is_current(sk))
+			m = learn_closer(m, sk, h.cookie);
+		else
+			held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD);
 	}
 	if (want_states && !unborn) {
 		read_sock(&h, sk);
@@ -1272,19 +1535,111 @@ int set_state(u64 *ctx)
 		emit_change(&h, sk, old, new, 0);
 	}
 	if (new == TCP_CLOSE) {
-		if (want_resets && reset_may_follow(old)) {
+		if (held || (want_resets && reset_may_follow(old))) {
 			struct memory last = {};
 
 			if (m)
 				last = *m;
 			last.cookie = h.cookie;
 			last.last_state = old;
+			last.held = held;
 			bpf_map_update_elem(&closed_socks, &key, &last,
 					    BPF_ANY);
 		}
 		if (m)
 			bpf_map_delete_elem(&open_socks, &key);
 	}
+	return 0;
+}
+
+/* A socket that lost its connection in a softirq goes when the process that had
+ * it closes it; then no state changes any more. */
+SEC("tp_btf/tcp_destroy_sock")
+int destroy_sock(u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct closer closer = {};
+	struct memory *m;
+	u64 key = (u64)sk;
+	u64 conn;
+
+	if (!sk->sk_lock.owned)
+		return 0;
+	m = same_sock(bpf_map_lookup_elem(&closed_socks, &key),
+		      sk->__sk_common.skc_cookie.counter);
+	if (!m || !m->held || BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return 0;
+	m->held = false;
+	read_current(&closer.pid, &closer.comm);
+	conn = conn_id(m->cookie, m);
+	if (closer.pid == m->pid || !conn)
+		return 0;
+	m->pid = closer.pid;
+	__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
+	bpf_map_update_elem(&closers, &conn, &closer, BPF_ANY);
+	__sync_fetch_and_add(&closers_total, 1);
+	return 0;
+}
+
+/* -- who has what -- */
+
+/* Every open file that is a TCP socket, once for each process that has it. */
+SEC("iter/task_file")
+int holders(u64 *ctx)
+{
+	struct bpf_iter_meta *meta = (struct bpf_iter_meta *)ctx[0];
+	struct task_struct *task = (struct task_struct *)ctx[1];
+	struct file *file = (struct file *)ctx[3];
+	struct holder h = {};
+	struct socket *socket;
+	struct inode *inode;
+	struct sock *sk;
+
+	if (!task || !file) /* the end */
+		return 0;
+	inode = file->f_inode;
+	if ((inode->i_mode & S_IFMT) != S_IFSOCK)
+		return 0;
+	/* task_seq_get_next() leaves out most threads that share the files of
+	 * their leader. */
+	if (task->pid != task->tgid && task->files == task->group_leader->files)
+		return 0;
+	socket = file->private_data;
+	sk = BPF_CORE_READ(socket, sk);
+	if (!sk || PROBE_FIELD(sk, sk_protocol) != PROTO_TCP)
+		return 0;
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_INET &&
+	    BPF_CORE_READ(sk, __sk_common.skc_family) != AF_INET6)
+		return 0;
+	h.inode = inode->i_ino;
+	h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	h.pid = task->tgid;
+	BPF_CORE_READ_STR_INTO(&h.comm, task, group_leader, comm);
+	bpf_seq_write(meta->seq, &h, sizeof(h));
+	return 0;
+}
+
+/* The network namespace of every thread. */
+SEC("iter/task")
+int dwellers(u64 *ctx)
+{
+	struct bpf_iter_meta *meta = (struct bpf_iter_meta *)ctx[0];
+	struct task_struct *task = (struct task_struct *)ctx[1];
+	struct dweller d = {};
+	struct nsproxy *ns;
+	struct net *net;
+
+	if (!task) /* the end */
+		return 0;
+	ns = task->nsproxy;
+	if (!ns) /* it is exiting */
+		return 0;
+	net = ns->net_ns;
+	d.net = net_key(true, net);
+	d.netns = net->ns.inum;
+	d.tid = task->pid;
+	bpf_seq_write(meta->seq, &d, sizeof(d));
 	return 0;
 }
 
@@ -1314,3 +1669,5 @@ int probe_hz(void *ctx)
 const struct retransmit *unused_retransmit __attribute__((unused));
 const struct reset *unused_reset __attribute__((unused));
 const struct state_change *unused_state_change __attribute__((unused));
+const struct holder *unused_holder __attribute__((unused));
+const struct dweller *unused_dweller __attribute__((unused));

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 
@@ -94,6 +95,10 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 	}
 	s.spool = newSpool(&s.kernelSide, reader, o.Buffer)
 	go s.spool.run()
+	s.owner.closers, s.owner.closersTotal = s.coll.Maps["closers"], s.coll.Variables["closers_total"]
+	if err := s.coll.Maps["audits"].Put(uint64(0), bpf.TcptraceAudit{}); err != nil {
+		return fmt.Errorf("prepare audits: %w", err)
+	}
 
 	var report []Hook
 	for _, h := range wanted {
@@ -121,6 +126,11 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 			return err
 		}
 	}
+	if s.owner.iter != nil { // whoever closes a socket before its first event was there
+		if err := s.owner.look(); err != nil {
+			return err
+		}
+	}
 	if o.Hooks != nil {
 		o.Hooks(report)
 	}
@@ -145,8 +155,15 @@ func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *types, h *hook
 	if err != nil {
 		return errors.Join(h.refusal(err), prog.Close())
 	}
-	s.links = append(s.links, l)
 	s.programs = append(s.programs, prog)
+	switch h.program {
+	case programHolders:
+		s.owner.iter = l.(*link.Iter)
+	case programDwellers:
+		s.dwellers = l.(*link.Iter)
+	default:
+		s.links = append(s.links, l)
+	}
 	return nil
 }
 

@@ -26,7 +26,10 @@ type source struct {
 	spool *spool      // nil until everything is attached
 	dec   events.Decoder
 	merge events.Merger
+	owner owners
 	names *names.Cache
+
+	dwellers *link.Iter // over all threads' namespaces; nil if the kernel refuses it
 
 	notLoaded []*hook // optional ones whose module was not loaded at the start
 
@@ -45,6 +48,7 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 		}
 	}
 	batch = s.merge.Next(batch)
+	old := len(batch) // these have their names
 	if !s.open {
 		if s.piece.err != nil {
 			return batch, s.piece.err
@@ -59,6 +63,9 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 		if batch, err = s.append(batch); err != nil {
 			return batch, err
 		}
+	}
+	if err := s.name(batch[old:]); err != nil {
+		return batch, err
 	}
 	if len(s.rest) > 0 || len(batch)+numTypes > cap(batch) {
 		return s.merge.Fold(batch, false), nil
@@ -86,8 +93,18 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 		batch = append(s.appendLost(batch[:len(batch)-1], own.Boot, lost), own)
 		e = &batch[len(batch)-1]
 	}
-	s.names.Fill(e)
 	return batch, nil
+}
+
+// name sets who owns each of these events, and the names that belong to it.
+func (s *source) name(batch []events.Event) error {
+	if err := s.owner.fill(batch); err != nil {
+		return err
+	}
+	for i := range batch {
+		s.names.Fill(&batch[i])
+	}
+	return nil
 }
 
 // appendLost reports the losses up to the moment when lost were lost in all:
@@ -173,6 +190,11 @@ func (s *source) Close() error {
 	err := s.detach()
 	if s.spool != nil {
 		err = errors.Join(err, s.spool.close())
+	}
+	for _, l := range []*link.Iter{s.owner.iter, s.dwellers} {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
 	}
 	for _, p := range s.programs { // closing twice does nothing
 		err = errors.Join(err, p.Close())
