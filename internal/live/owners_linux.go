@@ -153,11 +153,8 @@ func (o *owners) of(e *events.Event) []holder {
 func (o *owners) look() error {
 	o.taken = bootTime()
 	o.holders = o.holders[:0]
-	err := eachRecord(o.iter, &o.lines, int(holderLen), func(b []byte) bool {
-		le := binary.LittleEndian
-		o.holders = append(o.holders, holder{
-			inode: le.Uint64(b), cookie: le.Uint64(b[8:]), pid: le.Uint32(b[16:]), comm: events.Comm(b[24:40]),
-		})
+	err := eachRecord(o.iter, &o.lines, holderLen, func(b []byte) bool {
+		o.holders = append(o.holders, holderOf(b))
 		return len(o.holders) < maxHolders
 	})
 	if err != nil {
@@ -182,10 +179,12 @@ func (o *owners) look() error {
 	return nil
 }
 
-const (
-	holderLen  = 40 // struct holder of bpf/record.h
-	dwellerLen = 16 // struct dweller
-)
+const holderLen = 40 // struct holder of bpf/record.h
+
+func holderOf(b []byte) holder {
+	le := binary.LittleEndian
+	return holder{inode: le.Uint64(b), cookie: le.Uint64(b[8:]), pid: le.Uint32(b[16:]), comm: events.Comm(b[24:40])}
+}
 
 // eachRecord calls f with every record that an iterator prints, each of n
 // bytes, until f returns false.
