@@ -108,7 +108,7 @@ bench: ## benchmarks of the user-space path
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 fuzz: ## every fuzz target for $(FUZZTIME)
-	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/live); do \
+	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/names ./internal/live); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \

@@ -3,7 +3,8 @@
 //go:build linux
 
 // Package names finds the names that belong to the numbers of an event: of
-// users, network namespaces and cgroups.
+// users, network namespaces and cgroups, and of the units, containers and pods
+// that cgroups belong to.
 package names
 
 import (
@@ -33,7 +34,11 @@ type Cache struct {
 	users   map[uint32]string
 	netns   table[uint32]
 	cgroups table[uint64]
+	owners  map[uint64]owner
 }
+
+// owner is what the path of a cgroup says.
+type owner struct{ path, unit, container, pod string }
 
 // NewCache returns an empty cache.
 func NewCache() *Cache {
@@ -42,6 +47,7 @@ func NewCache() *Cache {
 		users:   map[uint32]string{},
 		netns:   table[uint32]{scan: scanNetNS, dir: netnsDir},
 		cgroups: table[uint64]{scan: scanCgroups},
+		owners:  map[uint64]owner{},
 	}
 }
 
@@ -61,8 +67,25 @@ func (c *Cache) Fill(e *events.Event) {
 		e.NetNSName = c.netns.name(e.NetNS, e.Time)
 	}
 	if e.CgroupID != 0 {
-		e.Cgroup = c.cgroups.name(e.CgroupID, e.Time)
+		c.own(e, c.cgroups.name(e.CgroupID, e.Time))
 	}
+}
+
+// own sets the path of e's cgroup, which may be "", and what it says.
+func (c *Cache) own(e *events.Event, path string) {
+	if path == "" {
+		return
+	}
+	o, ok := c.owners[e.CgroupID]
+	if !ok || o.path != path { // it may have been moved
+		o.path = path
+		o.unit, o.container, o.pod = Owner(path)
+		if len(c.owners) >= maxEntries {
+			clear(c.owners)
+		}
+		c.owners[e.CgroupID] = o
+	}
+	e.Cgroup, e.Unit, e.Container, e.Pod = o.path, o.unit, o.container, o.pod
 }
 
 func (c *Cache) user(uid uint32) string {

@@ -98,7 +98,7 @@ func TestCgroup(t *testing.T) {
 	if root == "" {
 		t.Fatal("no unified cgroup hierarchy is mounted")
 	}
-	dir := filepath.Join(root, fmt.Sprintf("tcptrace-test-%d", os.Getpid()), "inner")
+	dir := filepath.Join(root, fmt.Sprintf("tcptrace-test-%d.scope", os.Getpid()), id1)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -117,5 +117,42 @@ func TestCgroup(t *testing.T) {
 	NewCache().Fill(&e)
 	if want := dir[len(root):]; e.Cgroup != want {
 		t.Errorf("cgroup %d is %q, want %q", ino, e.Cgroup, want)
+	}
+	if want := filepath.Base(filepath.Dir(dir)); e.Unit != want || e.Container != id1 || e.Pod != "" {
+		t.Errorf("cgroup %s belongs to %q, %q, %q, want %q and %q", e.Cgroup, e.Unit, e.Container, e.Pod, want, id1)
+	}
+}
+
+// TestOwnerOfID: what is remembered of an id holds for its path only, and is
+// not remembered for ever.
+func TestOwnerOfID(t *testing.T) {
+	c := NewCache()
+	of := func(id uint64, path string) events.Event {
+		e := events.Event{CgroupID: id}
+		c.own(&e, path)
+		return e
+	}
+	for range 2 {
+		if e := of(7, "/docker/"+id1); e.Cgroup != "/docker/"+id1 || e.Container != id1 || e.Unit != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+	if e := of(7, "/system.slice/nginx.service"); e.Cgroup != "/system.slice/nginx.service" || e.Container != "" || e.Unit != "nginx.service" {
+		t.Errorf("the id has the names of an older cgroup: %+v", e)
+	}
+	if e := of(7, ""); e.Cgroup != "" || e.Unit != "" {
+		t.Errorf("an unknown path has names: %+v", e)
+	}
+	for id := range uint64(3 * maxEntries) {
+		of(id, "/init.scope")
+		if len(c.owners) > maxEntries {
+			t.Fatalf("%d entries", len(c.owners))
+		}
+	}
+	e := events.Event{CgroupID: 1}
+	path := "/kubepods.slice/kubepods-pod" + uid1_ + ".slice"
+	c.own(&e, path)
+	if n := testing.AllocsPerRun(100, func() { c.own(&e, path) }); n != 0 || e.Pod != uid1 {
+		t.Errorf("%v allocations for a known cgroup of pod %s", n, e.Pod)
 	}
 }
