@@ -48,6 +48,27 @@ func (k *kernelSide) lost() (n uint32, err error) {
 	return n, nil
 }
 
+// cgroupPath returns the path of a cgroup, "" if it isn't known or too deep.
+func (k *kernelSide) cgroupPath(id uint64) string {
+	var n bpf.TcptraceCgroupNames
+	if k.coll.Maps["cgroups"].Lookup(id, &n) != nil || int(n.Depth) >= len(n.Names) {
+		return ""
+	}
+	path := []byte{'/'}
+	for i := int(n.Depth) - 1; i >= 0; i-- { // the outermost is the last
+		for _, c := range n.Names[i] {
+			if c == 0 {
+				break
+			}
+			path = append(path, byte(c))
+		}
+		if i > 0 {
+			path = append(path, '/')
+		}
+	}
+	return string(path)
+}
+
 // Memory implements [Source].
 func (k *kernelSide) Memory() (sum uint64, err error) {
 	for name, m := range k.coll.Maps {

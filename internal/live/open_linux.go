@@ -58,7 +58,8 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &source{names: names.NewCache()}
+	s := &source{}
+	s.names = names.NewCache(s.cgroupPath)
 	if err := s.start(spec, types, wanted, o, limited); err != nil {
 		return nil, errors.Join(types.explain(err), s.Close())
 	}
