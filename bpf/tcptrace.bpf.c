@@ -1509,17 +1509,18 @@ int set_state(u64 *ctx)
 	if (!h.cookie && have_cookie_helper && !unborn)
 		h.cookie = bpf_get_socket_cookie(sk);
 	m = recall(key, h.cookie);
-	held = false; /* by a process that has yet to close it */
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN ||
 	    (new == TCP_SYN_RECV &&old == TCP_LISTEN)) {
 		m = begin_life(sk, h.cookie, new, cookie, unborn);
-	} else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
-		   new == TCP_CLOSE) {
-		if (user_is_current(sk))
-			m = learn_closer(m, sk, h.cookie);
-		else
-			held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD);
+	} else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
+		    new == TCP_CLOSE) &&
+		   user_is_current(sk)) {
+		m = learn_closer(m, sk, h.cookie);
 	}
+	/* Read again, the verifier forgets what it concluded of them: the ways
+	 * here become one. */
+	old = ((volatile u64 *)ctx)[1];
+	new = ((volatile u64 *)ctx)[2];
 	if (want_states && !unborn) {
 		read_sock(&h, sk);
 		use_memory(&h, m);
@@ -1535,6 +1536,9 @@ int set_state(u64 *ctx)
 		emit_change(&h, sk, old, new, 0);
 	}
 	if (new == TCP_CLOSE) {
+		/* A process has yet to close it. */
+		held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD) &&
+		       !user_is_current(sk);
 		if (held || (want_resets && reset_may_follow(old))) {
 			struct memory last = {};
 
