@@ -7,7 +7,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 GO ?= go
 # The compiler is pinned: another one makes other, equally good, bytes.
 CLANG ?= clang-14
-C_FILES := $(wildcard bpf/*.c bpf/*.h)
+BPF_DIRS := bpf internal/bench/floor
+C_FILES := $(wildcard $(addsuffix /*.c,$(BPF_DIRS)) $(addsuffix /*.h,$(BPF_DIRS)))
 # One run of every fuzz target takes this long.
 FUZZTIME ?= 10s
 # Which kernels test-kernels boots ("5.10 arm64"; all if empty), the tests it
@@ -87,11 +88,11 @@ deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get install -yq --no-install-recommends clang-14 llvm-14 clang-format-14 libbpf-dev \
 		gcc libc6-dev binutils make git iproute2 libcap2-bin ca-certificates qemu-system-x86 qemu-system-arm xz-utils
 
-generate: ## the BPF object and its Go types, from bpf/*.c
-	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate ./bpf
+generate: ## the BPF objects and their Go types, from the C files
+	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate $(addprefix ./,$(BPF_DIRS))
 
-check-generated: generate ## fail if the committed object does not match the source
-	@git diff --exit-code --stat -- bpf || { echo 'bpf/ is stale: run "make generate" and commit the result' >&2; exit 1; }
+check-generated: generate ## fail if a committed object does not match its source
+	@git diff --exit-code --stat -- $(BPF_DIRS) || { echo 'generated files are stale: run "make generate" and commit the result' >&2; exit 1; }
 
 lint: ## formatting, vet, staticcheck
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not gofmt-ed: $$files" >&2; exit 1; }
@@ -104,8 +105,9 @@ fmt: ## format Go and C
 	gofmt -w .
 	clang-format-14 -i $(C_FILES)
 
-bench: ## benchmarks of the user-space path
+bench: build ## what it costs, beside other tools; BENCHFLAGS=-h lists what can be chosen
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(SUDO) env "PATH=$$PATH" $(GO) run ./internal/bench/measure -tcptrace ./tcptrace $(BENCHFLAGS)
 
 fuzz: ## every fuzz target for $(FUZZTIME)
 	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/names ./internal/live); do \

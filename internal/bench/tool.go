@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/lab"
+)
+
+// A tool traces the whole host.
+type tool interface {
+	// name is how the tables call it.
+	name() string
+	// start attaches it to what l makes fire. It writes below dir.
+	start(ctx context.Context, dir string, l load) (session, error)
+}
+
+// A session is a tool at work.
+type session interface {
+	// pid is the process whose programs and memory count, 0 if there is none.
+	pid() int
+	// output is the file that grows while the tool has something to write,
+	// "" if there is none.
+	output() string
+	// stop ends the tool and returns how many events it delivered in which the
+	// place had a part.
+	stop(ctx context.Context, p lab.Place) (delivery, error)
+	// kill ends it after a failure.
+	kill()
+}
+
+// delivery is what came of a load at the end of a tool.
+type delivery struct {
+	Events int // that it wrote
+	// Handled are the events that reached its programs, -1 if that is not known.
+	Handled int
+	// Lost are those that it says were lost, -1 if it says nothing.
+	Lost int
+}
+
+// untraced is no tool at all.
+type untraced struct{}
+
+func (untraced) name() string                                         { return "nothing" }
+func (untraced) start(context.Context, string, load) (session, error) { return untraced{}, nil }
+func (untraced) pid() int                                             { return 0 }
+func (untraced) output() string                                       { return "" }
+func (untraced) kill()                                                {}
+func (untraced) stop(context.Context, lab.Place) (delivery, error)    { return delivery{0, -1, -1}, nil }
+
+// floorTool is the program that does least: see package floor. The bench runs
+// itself for it.
+type floorTool struct{}
+
+// FloorCommand is the argument that makes the bench's program the floor; the
+// tracepoints follow.
+const FloorCommand = "floor"
+
+func (floorTool) name() string { return "floor" }
+
+func (floorTool) start(ctx context.Context, _ string, l load) (session, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p, err := start(ctx, nil, nil, self, append([]string{FloorCommand}, l.tracepoints()...)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.waitLine("attached"); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return &floorSession{p}, nil
+}
+
+type floorSession struct{ *process }
+
+func (*floorSession) output() string { return "" }
+
+var floorCounts = regexp.MustCompile(`(\d+) records, (\d+) lost`)
+
+func (s *floorSession) stop(context.Context, lab.Place) (delivery, error) {
+	if err := s.end(); err != nil {
+		return delivery{}, err
+	}
+	n, err := numbers(floorCounts, s.text())
+	if err != nil {
+		return delivery{}, err
+	}
+	return delivery{n[0], n[0] + n[1], n[1]}, nil
+}
+
+// tcptrace is the tool whose cost is in question.
+type tcptrace struct{ binary, format string }
+
+func (tcptrace) name() string { return "tcptrace" }
+
+func (t tcptrace) start(ctx context.Context, dir string, l load) (session, error) {
+	out, err := os.Create(filepath.Join(dir, "tcptrace"))
+	if err != nil {
+		return nil, err
+	}
+	p, err := t.trace(ctx, out, l.command())
+	if err = errors.Join(err, out.Close()); err != nil {
+		return nil, err
+	}
+	return &tcptraceSession{p, out.Name()}, nil
+}
+
+// trace starts it and waits until it traces.
+func (t tcptrace) trace(ctx context.Context, out *os.File, args ...string) (*process, error) {
+	p, err := start(ctx, out, nil, t.binary, append(args, "-o", t.format)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.waitLine("tracing "); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+type tcptraceSession struct {
+	*process
+	file string
+}
+
+func (s *tcptraceSession) output() string { return s.file }
+
+func (s *tcptraceSession) stop(_ context.Context, p lab.Place) (delivery, error) {
+	if err := s.end(); err != nil {
+		return delivery{}, err
+	}
+	sum, err := parseSummary(s.text())
+	if err != nil {
+		return delivery{}, err
+	}
+	n, err := countLines(s.file, p.Addr.String())
+	return delivery{n, sum.events + sum.filtered + sum.merged + sum.lost, sum.lost}, err
+}
+
+// summary is what tcptrace says at its end.
+type summary struct{ events, filtered, merged, lost int }
+
+var summaryLine = regexp.MustCompile(`(?m)^tcptrace: (\d+) events .*; (\d+) filtered, (\d+) merged, (\d+) lost`)
+
+func parseSummary(said string) (summary, error) {
+	n, err := numbers(summaryLine, said)
+	if err != nil {
+		return summary{}, err
+	}
+	return summary{n[0], n[1], n[2], n[3]}, nil
+}
+
+// numbers are what the groups of the expression's last match hold.
+func numbers(re *regexp.Regexp, text string) (n []int, err error) {
+	all := re.FindAllStringSubmatch(text, -1)
+	if all == nil {
+		return nil, fmt.Errorf("no %q in %q", re, text)
+	}
+	for _, s := range all[len(all)-1][1:] {
+		v, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, err
+		}
+		n = append(n, v)
+	}
+	return n, nil
+}
+
+// countLines counts the lines of a file that have text in them.
+func countLines(file, text string) (n int, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return count(f, text)
+}
+
+// count counts the lines that have text in them.
+func count(r io.Reader, text string) (n int, err error) {
+	want := []byte(text)
+	buf := make([]byte, 1<<20)
+	rest := 0
+	for {
+		m, err := r.Read(buf[rest:])
+		b := buf[:rest+m]
+		for {
+			i := bytes.Index(b, want)
+			if i < 0 {
+				break
+			}
+			end := bytes.IndexByte(b[i:], '\n')
+			if end < 0 {
+				break
+			}
+			n++
+			b = b[i+end+1:]
+		}
+		if errors.Is(err, io.EOF) {
+			if bytes.Contains(b, want) {
+				n++
+			}
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		// Keep the last line if it is not whole.
+		if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
+			b = b[i+1:]
+		}
+		if rest = copy(buf, b); rest == len(buf) {
+			return n, fmt.Errorf("a line is longer than %d bytes", len(buf))
+		}
+	}
+}
+
+var _ = strings.TrimSpace

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/lab"
+)
+
+// trial is one tool on one load, once.
+type trial struct {
+	Events int // that the kernel made
+	Took   time.Duration
+	// Programs are the statistics of the tool's BPF programs, empty if it has none.
+	Programs map[string]programStats
+	// CPU is the time that all processors of the machine were busy, until the
+	// tool had written everything.
+	CPU time.Duration
+	delivery
+}
+
+// try runs a tool on a load in a namespace of its own.
+func try(ctx context.Context, dir string, t tool, l load) (r trial, err error) {
+	dir, err = os.MkdirTemp(dir, "trial-")
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	ns, err := lab.NewNamespace(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, ns.Close()) }()
+	place, err := ns.Loopback(lab.V4)
+	if err != nil {
+		return r, err
+	}
+	s, err := t.start(ctx, dir, l)
+	if err != nil {
+		return r, err
+	}
+	if r, err = measure(ctx, s, l, place); err != nil {
+		s.kill()
+		return r, err
+	}
+	r.delivery, err = s.stop(ctx, place)
+	return r, err
+}
+
+func measure(ctx context.Context, s session, l load, place lab.Place) (r trial, err error) {
+	var before, after map[string]programStats
+	if s.pid() != 0 {
+		if before, err = readPrograms(s.pid()); err != nil {
+			return r, err
+		}
+	}
+	busy, err := machineBusy()
+	if err != nil {
+		return r, err
+	}
+	begin := time.Now()
+	if r.Events, err = l.run(ctx, place); err != nil {
+		return r, err
+	}
+	r.Took = time.Since(begin)
+	if err := settled(ctx, s.output()); err != nil {
+		return r, err
+	}
+	now, err := machineBusy()
+	if err != nil {
+		return r, err
+	}
+	r.CPU = now - busy
+	if s.pid() != 0 {
+		if after, err = readPrograms(s.pid()); err != nil {
+			return r, err
+		}
+	}
+	r.Programs = gained(before, after)
+	return r, nil
+}
+
+// settled waits until a file has not grown for a while: its writer has
+// nothing more to write.
+func settled(ctx context.Context, file string) error {
+	const calm = 500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	last, since := int64(-1), time.Now()
+	return lab.Until(ctx, func() (bool, error) {
+		size := int64(0)
+		if file != "" {
+			st, err := os.Stat(file)
+			if err != nil {
+				return false, err
+			}
+			size = st.Size()
+		}
+		if size != last {
+			last, since = size, time.Now()
+		}
+		return time.Since(since) > calm, nil
+	})
+}
+
+// machineBusy is the time that all processors have been busy since the start.
+func machineBusy() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	return parseBusy(string(b))
+}
+
+// parseBusy adds what the first line of /proc/stat says of user, nice, system,
+// irq and softirq.
+func parseBusy(text string) (time.Duration, error) {
+	line, _, _ := strings.Cut(text, "\n")
+	f := strings.Fields(line) // cpu user nice system idle iowait irq softirq ...
+	if len(f) < 8 || f[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	var sum time.Duration
+	for _, i := range []int{1, 2, 3, 6, 7} {
+		n, err := strconv.ParseInt(f[i], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(n) * time.Second / userHZ
+	}
+	return sum, nil
+}
+
+// userHZ is the unit of times in /proc, on all architectures that Go knows.
+const userHZ = 100
