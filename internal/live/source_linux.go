@@ -91,7 +91,6 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 	if lost != s.lostSeen {
 		own := *e
 		batch = append(s.appendLost(batch[:len(batch)-1], own.Boot, lost), own)
-		e = &batch[len(batch)-1]
 	}
 	return batch, nil
 }
