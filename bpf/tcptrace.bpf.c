@@ -42,6 +42,8 @@ const volatile struct filters filter;
 /* bpf_get_socket_cookie exists for tracing programs (from 5.12, c5dbb89fc2ac)
  */
 const volatile bool have_cookie_helper;
+/* So does bpf_get_current_task_btf (from 5.11, 3ca1032ab7ab) */
+const volatile bool have_task_helper;
 const volatile bool want_resets;
 const volatile bool want_states;
 const volatile u64 conn_seed;	 /* makes conn of a socket without a cookie */
@@ -126,38 +128,31 @@ struct {
 	__type(value, struct cgroup_names);
 } cgroup_scratch SEC(".maps");
 
-/* What is remembered of a socket: who opened it, which of its lives this is. */
+/* What is remembered of a socket: who has it, which of its lives this is. */
 struct memory {
 	u64 cookie;
 	u64 born; /* conn of this life where there is no cookie */
 	u32 life; /* 0 unless the socket may have lived before */
 	u32 pid;
 	char comm[16];
-	u8 last_state; /* before CLOSE */
-	bool held;     /* at CLOSE a process had yet to close it */
-	u8 pad[6];
+	bool closed;   /* the life is over */
+	u8 last_state; /* before that */
+	bool held;     /* a process had yet to close the socket by then */
+	u8 pad[5];
 	u64 unborn; /* when a child was made whose ends are not known yet */
 };
 
-/* Live sockets by address. Inserted at connect, listen and close, which run in
- * the owner; deleted at CLOSE; read by every event. LRU, so that a missed CLOSE
- * costs an old entry and not a new one. */
+/* By the socket's address. Inserted at connect, listen and close, which run in
+ * the owner; read by every event. After CLOSE it stays for the reset that may
+ * follow and for destroy_sock, and until another socket has the address, or
+ * it is evicted by age: writing over it costs less than deleting it and
+ * inserting another. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
 	__type(key, u64);
 	__type(value, struct memory);
-} open_socks SEC(".maps");
-
-/* Sockets that a reset may still follow, or that a process still has to close,
- * by address. Inserted at CLOSE, read by resets and by destroy_sock, evicted by
- * age. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, u64);
-	__type(value, struct memory);
-} closed_socks SEC(".maps");
+} socks SEC(".maps");
 
 /* Who closed a socket that had lost its connection before, by conn: whoever had
  * it may be gone, with it, before the event is read. Inserted by destroy_sock,
@@ -522,6 +517,17 @@ static __always_inline struct memory *same_sock(struct memory *m, u64 cookie)
 	return m && (!m->cookie || !cookie || m->cookie == cookie) ? m : NULL;
 }
 
+/* The same, if the socket is alive. */
+static __always_inline struct memory *same_life(struct memory *m, u64 cookie)
+{
+	return m && !m->closed ? same_sock(m, cookie) : NULL;
+}
+
+static __always_inline struct memory *recall(u64 sk, u64 cookie)
+{
+	return same_life(bpf_map_lookup_elem(&socks, &sk), cookie);
+}
+
 static __always_inline void use_memory(struct header *h, struct memory *m)
 {
 	h->conn = conn_id(h->cookie, m);
@@ -541,11 +547,6 @@ static __always_inline void read_sock(struct header *h, struct sock *sk)
 	h->cookie = sk->__sk_common.skc_cookie.counter;
 	if (!h->cookie && have_cookie_helper)
 		h->cookie = bpf_get_socket_cookie(sk);
-}
-
-static __always_inline struct memory *recall(u64 sk, u64 cookie)
-{
-	return same_sock(bpf_map_lookup_elem(&open_socks, &sk), cookie);
 }
 
 /* -- retransmissions -- */
@@ -972,10 +973,10 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 			read_ports(false, &h, sk);
 		}
 		cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-		m = recall(key, cookie);
+		m = same_sock(bpf_map_lookup_elem(&socks, &key), cookie);
+		if (m && m->closed != (state == TCP_CLOSE))
+			m = NULL;
 		if (state == TCP_CLOSE) {
-			m = same_sock(bpf_map_lookup_elem(&closed_socks, &key),
-				      cookie);
 			h.state = 0;
 			if (m) {
 				h.state = m->last_state;
@@ -1381,29 +1382,50 @@ static __always_inline bool reset_may_follow(int state)
 	       state == TCP_LAST_ACK;
 }
 
+/* Whether current is a thread of the kernel, which works for somebody else:
+ * MPTCP's subflows, the last close of a file. */
+static __always_inline bool in_kernel_thread(void)
+{
+	struct task_struct *task;
+
+	if (have_task_helper) {
+		task = bpf_get_current_task_btf();
+		return task->flags & PF_KTHREAD;
+	}
+	task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, flags) & PF_KTHREAD;
+}
+
+/* The process that is current, and its name, which is not its thread's. */
+static __always_inline void read_current(u32 *pid, char *comm)
+{
+	struct task_struct *task;
+
+	*pid = bpf_get_current_pid_tgid() >> 32;
+	if (have_task_helper) {
+		task = bpf_get_current_task_btf();
+		task = task->group_leader;
+		__builtin_memcpy(comm, task->comm, sizeof(task->comm));
+		return;
+	}
+	task = (void *)bpf_get_current_task();
+	bpf_probe_read_kernel(
+		comm, sizeof(task->comm),
+		BPF_CORE_READ(task, group_leader) +
+			bpf_core_field_offset(struct task_struct, comm));
+}
+
 /* connect(), listen() and close() run in a process that has the socket, and
  * lock it. Where the lock is not a process's, current is whoever was
  * interrupted, or the other end. */
 static __always_inline bool user_is_current(struct sock *sk)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
 	if (!sk->sk_lock.owned)
 		return false;
 	/* tcp_abort(): "ss -K" works on the sockets of others. */
 	if (sk->sk_err == ECONNABORTED)
 		return false;
-	/* A kernel thread (MPTCP's subflows, the last close of a file) works
-	 * for somebody else. */
-	return !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
-}
-
-static __always_inline void read_current(u32 *pid, char (*comm)[16])
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	*pid = bpf_get_current_pid_tgid() >> 32;
-	BPF_CORE_READ_STR_INTO(comm, task, group_leader, comm);
+	return !in_kernel_thread();
 }
 
 /* time is that of a change that was put off, else 0. */
@@ -1435,17 +1457,24 @@ static __always_inline void emit_change(struct header *h, struct sock *sk,
 	submit(r);
 }
 
-/* A socket begins a life in a process, or as the child of a listener. */
-static __always_inline struct memory *
-begin_life(struct sock *sk, u64 cookie, int new, bool lived, bool unborn)
+/* A socket begins a life in a process, or as the child of a listener. m is what
+ * stands at its address. */
+static __always_inline struct memory *begin_life(struct memory *m,
+						 struct sock *sk, u64 cookie,
+						 int new, bool lived,
+						 bool unborn)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct memory fresh = {.cookie = cookie};
 	u64 key = (u64)sk;
 
+	/* With the helper a child needs no memory: it will have the cookie of
+	 * its request, as its SYN-ACK has. */
+	if (new == TCP_SYN_RECV && have_cookie_helper &&
+	    !(unborn && want_states))
+		return NULL;
 	/* A child in SYN_RECV runs in the softirq of whoever. */
-	if (new != TCP_SYN_RECV && !(BPF_CORE_READ(task, flags) & PF_KTHREAD))
-		read_current(&fresh.pid, &fresh.comm);
+	if (new != TCP_SYN_RECV && !in_kernel_thread())
+		read_current(&fresh.pid, fresh.comm);
 	if (!cookie && !(unborn && have_cookie_helper))
 		fresh.born = spread(conn_seed ^ (u64)lives++ << 40 ^
 				    bpf_ktime_get_boot_ns()) |
@@ -1454,13 +1483,12 @@ begin_life(struct sock *sk, u64 cookie, int new, bool lived, bool unborn)
 		fresh.life = 1 + (lives++ & 0x3fff);
 	if (unborn && want_states)
 		fresh.unborn = bpf_ktime_get_boot_ns();
-	/* With the helper a child needs no other memory: it will have the
-	 * cookie of its request, as its SYN-ACK has. NULL, then: what is there
-	 * is of a socket that had this address before. */
-	if (new == TCP_SYN_RECV && have_cookie_helper && !fresh.unborn)
-		return NULL;
-	bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
-	return recall(key, cookie);
+	if (m) {
+		*m = fresh;
+		return m;
+	}
+	bpf_map_update_elem(&socks, &key, &fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&socks, &key);
 }
 
 /* A process closes a socket, or is about to find out that it was closed. */
@@ -1471,12 +1499,12 @@ static __always_inline struct memory *learn_closer(struct memory *m,
 	u64 key = (u64)sk;
 
 	if (m) {
-		read_current(&m->pid, &m->comm);
+		read_current(&m->pid, m->comm);
 		return m;
 	}
-	read_current(&fresh.pid, &fresh.comm);
-	bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
-	return recall(key, cookie);
+	read_current(&fresh.pid, fresh.comm);
+	bpf_map_update_elem(&socks, &key, &fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&socks, &key);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -1508,14 +1536,16 @@ int set_state(u64 *ctx)
 	h.cookie = cookie;
 	if (!h.cookie && have_cookie_helper && !unborn)
 		h.cookie = bpf_get_socket_cookie(sk);
-	m = recall(key, h.cookie);
+	m = bpf_map_lookup_elem(&socks, &key);
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN ||
 	    (new == TCP_SYN_RECV &&old == TCP_LISTEN)) {
-		m = begin_life(sk, h.cookie, new, cookie, unborn);
-	} else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
-		    new == TCP_CLOSE) &&
-		   user_is_current(sk)) {
-		m = learn_closer(m, sk, h.cookie);
+		m = begin_life(m, sk, h.cookie, new, cookie, unborn);
+	} else {
+		m = same_life(m, h.cookie);
+		if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
+		     new == TCP_CLOSE) &&
+		    user_is_current(sk))
+			m = learn_closer(m, sk, h.cookie);
 	}
 	/* Read again, the verifier forgets what it concluded of them: the ways
 	 * here become one. */
@@ -1529,7 +1559,7 @@ int set_state(u64 *ctx)
 				    m->unborn);
 			m->unborn = 0;
 			if (have_cookie_helper) {
-				bpf_map_delete_elem(&open_socks, &key);
+				m->closed = true; /* it needs none */
 				m = NULL;
 			}
 		}
@@ -1539,19 +1569,20 @@ int set_state(u64 *ctx)
 		/* A process has yet to close it. */
 		held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD) &&
 		       !user_is_current(sk);
-		if (held || (want_resets && reset_may_follow(old))) {
-			struct memory last = {};
+		if (m) {
+			m->closed = true;
+			m->last_state = old;
+			m->held = held;
+		} else if (held || (want_resets && reset_may_follow(old))) {
+			struct memory last = {
+				.cookie = h.cookie,
+				.closed = true,
+				.last_state = old,
+				.held = held,
+			};
 
-			if (m)
-				last = *m;
-			last.cookie = h.cookie;
-			last.last_state = old;
-			last.held = held;
-			bpf_map_update_elem(&closed_socks, &key, &last,
-					    BPF_ANY);
+			bpf_map_update_elem(&socks, &key, &last, BPF_ANY);
 		}
-		if (m)
-			bpf_map_delete_elem(&open_socks, &key);
 	}
 	return 0;
 }
@@ -1562,7 +1593,6 @@ SEC("tp_btf/tcp_destroy_sock")
 int destroy_sock(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct closer closer = {};
 	struct memory *m;
 	u64 key = (u64)sk;
@@ -1570,12 +1600,12 @@ int destroy_sock(u64 *ctx)
 
 	if (!sk->sk_lock.owned)
 		return 0;
-	m = same_sock(bpf_map_lookup_elem(&closed_socks, &key),
+	m = same_sock(bpf_map_lookup_elem(&socks, &key),
 		      sk->__sk_common.skc_cookie.counter);
-	if (!m || !m->held || BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (!m || !m->held || in_kernel_thread())
 		return 0;
 	m->held = false;
-	read_current(&closer.pid, &closer.comm);
+	read_current(&closer.pid, closer.comm);
 	conn = conn_id(m->cookie, m);
 	if (closer.pid == m->pid || !conn)
 		return 0;

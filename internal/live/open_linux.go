@@ -186,8 +186,10 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	spec.Maps["records"].MaxEntries = uint32(o.Buffer)
 	// bpf_get_socket_cookie as tracing programs may call it, from 5.12 on
 	// (c5dbb89fc2ac).
-	var cookie *btf.Func
-	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &cookie) == nil
+	var helper *btf.Func
+	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &helper) == nil
+	// bpf_get_current_task_btf, from 5.11 on (3ca1032ab7ab).
+	haveTask := types.spec.TypeByName("bpf_get_current_task_btf", &helper) == nil
 	firewallHasSk := slices.ContainsFunc(hooks, func(h hook) bool {
 		if !strings.HasPrefix(h.program, "firewall_reset") {
 			return false
@@ -198,6 +200,7 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	for name, v := range map[string]any{
 		"filter":             kernelFilter(&o.Kernel),
 		"have_cookie_helper": haveCookie,
+		"have_task_helper":   haveTask,
 		"firewall_has_sk":    firewallHasSk,
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),
