@@ -36,7 +36,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	tools := []tool{untraced{}, floorTool{}, tcptrace{o.Tcptrace, "table"}}
+	tools := []tool{untraced{}, floorTool{}, tcptrace{o.Tcptrace, "events", "table"}, bpftrace{}, perfTrace{}, perfRecord{}, tracefs{}}
 	for _, l := range []load{storm{o.Connections}, lossy{o.Retransmissions}} {
 		for range o.Rounds {
 			for _, t := range tools {

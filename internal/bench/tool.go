@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
@@ -23,8 +22,8 @@ import (
 type tool interface {
 	// name is how the tables call it.
 	name() string
-	// start attaches it to what l makes fire. It writes below dir.
-	start(ctx context.Context, dir string, l load) (session, error)
+	// start attaches it. It writes below dir.
+	start(ctx context.Context, dir string) (session, error)
 }
 
 // A session is a tool at work.
@@ -44,38 +43,40 @@ type session interface {
 // delivery is what came of a load at the end of a tool.
 type delivery struct {
 	Events int // that it wrote
-	// Handled are the events that reached its programs, -1 if that is not known.
-	Handled int
-	// Lost are those that it says were lost, -1 if it says nothing.
-	Lost int
+	// Handled are the events that reached its programs, Lost those that it says
+	// were lost. Either may be unknown.
+	Handled, Lost int
 }
+
+const unknown = -1
 
 // untraced is no tool at all.
 type untraced struct{}
 
-func (untraced) name() string                                         { return "nothing" }
-func (untraced) start(context.Context, string, load) (session, error) { return untraced{}, nil }
-func (untraced) pid() int                                             { return 0 }
-func (untraced) output() string                                       { return "" }
-func (untraced) kill()                                                {}
-func (untraced) stop(context.Context, lab.Place) (delivery, error)    { return delivery{0, -1, -1}, nil }
+func (untraced) name() string                                   { return "nothing" }
+func (untraced) start(context.Context, string) (session, error) { return untraced{}, nil }
+func (untraced) pid() int                                       { return 0 }
+func (untraced) output() string                                 { return "" }
+func (untraced) kill()                                          {}
+func (untraced) stop(context.Context, lab.Place) (delivery, error) {
+	return delivery{0, unknown, unknown}, nil
+}
 
 // floorTool is the program that does least: see package floor. The bench runs
 // itself for it.
 type floorTool struct{}
 
-// FloorCommand is the argument that makes the bench's program the floor; the
-// tracepoints follow.
+// FloorCommand is the argument that makes the bench's program the floor.
 const FloorCommand = "floor"
 
 func (floorTool) name() string { return "floor" }
 
-func (floorTool) start(ctx context.Context, _ string, l load) (session, error) {
+func (floorTool) start(ctx context.Context, _ string) (session, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(ctx, nil, nil, self, append([]string{FloorCommand}, l.tracepoints()...)...)
+	p, err := start(ctx, nil, nil, self, FloorCommand)
 	if err != nil {
 		return nil, err
 	}
@@ -104,16 +105,16 @@ func (s *floorSession) stop(context.Context, lab.Place) (delivery, error) {
 }
 
 // tcptrace is the tool whose cost is in question.
-type tcptrace struct{ binary, format string }
+type tcptrace struct{ binary, command, format string }
 
 func (tcptrace) name() string { return "tcptrace" }
 
-func (t tcptrace) start(ctx context.Context, dir string, l load) (session, error) {
+func (t tcptrace) start(ctx context.Context, dir string) (session, error) {
 	out, err := os.Create(filepath.Join(dir, "tcptrace"))
 	if err != nil {
 		return nil, err
 	}
-	p, err := t.trace(ctx, out, l.command())
+	p, err := t.trace(ctx, out)
 	if err = errors.Join(err, out.Close()); err != nil {
 		return nil, err
 	}
@@ -121,8 +122,8 @@ func (t tcptrace) start(ctx context.Context, dir string, l load) (session, error
 }
 
 // trace starts it and waits until it traces.
-func (t tcptrace) trace(ctx context.Context, out *os.File, args ...string) (*process, error) {
-	p, err := start(ctx, out, nil, t.binary, append(args, "-o", t.format)...)
+func (t tcptrace) trace(ctx context.Context, out *os.File) (*process, error) {
+	p, err := start(ctx, out, nil, t.binary, t.command, "-o", t.format)
 	if err != nil {
 		return nil, err
 	}
@@ -229,5 +230,3 @@ func count(r io.Reader, text string) (n int, err error) {
 		}
 	}
 }
-
-var _ = strings.TrimSpace

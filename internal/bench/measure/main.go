@@ -29,7 +29,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == bench.FloorCommand {
-		return floor.Run(ctx, os.Stderr, args[1:])
+		return floor.Run(ctx, os.Stderr)
 	}
 	var o bench.Options
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
