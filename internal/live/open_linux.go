@@ -190,6 +190,8 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &helper) == nil
 	// bpf_get_current_task_btf, from 5.11 on (3ca1032ab7ab).
 	haveTask := types.spec.TypeByName("bpf_get_current_task_btf", &helper) == nil
+	// From 6.2 on (a35b9af4ec2c).
+	haveCast := types.spec.TypeByName("bpf_rdonly_cast", &helper) == nil
 	firewallHasSk := slices.ContainsFunc(hooks, func(h hook) bool {
 		if !strings.HasPrefix(h.program, "firewall_reset") {
 			return false
@@ -201,6 +203,7 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 		"filter":             kernelFilter(&o.Kernel),
 		"have_cookie_helper": haveCookie,
 		"have_task_helper":   haveTask,
+		"have_rdonly_cast":   haveCast,
 		"firewall_has_sk":    firewallHasSk,
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),
