@@ -55,7 +55,7 @@ func NewCache() *Cache {
 // that mean something else here than on the host are taken away.
 func (c *Cache) Fill(e *events.Event) {
 	if !c.place.PIDs {
-		e.PID = 0
+		e.PID, e.Sharers = 0, nil
 	}
 	if !c.place.UIDs {
 		e.UID, e.Known = 0, e.Known&^events.HasUID
