@@ -33,7 +33,7 @@ func TestUser(t *testing.T) {
 
 // TestElsewhere: numbers that mean something else here are taken away.
 func TestElsewhere(t *testing.T) {
-	c := NewCache()
+	c := NewCache(nil)
 	c.place.PIDs, c.place.UIDs = false, false
 	e := events.Event{Known: events.HasUID | events.HasOrphan, UID: 1, PID: 812, Sharers: []uint32{812, 813}}
 	c.Fill(&e)
