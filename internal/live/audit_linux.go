@@ -203,6 +203,10 @@ func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[u
 			if late = time.Now().After(deadline); late {
 				break
 			}
+			if d.netns == a.own { // also where the processes of others are hidden
+				done[d.net] = a.readCounters("self", d.netns)
+				continue
+			}
 			unsure[d.net] = read{d, a.readCounters(strconv.FormatUint(uint64(d.tid), 10), d.netns)}
 		}
 	}
@@ -346,14 +350,17 @@ func (a *auditor) judge(first, last *reading) (rows []events.Audit, checked int)
 // spans are those of all namespaces that are of interest.
 func (a *auditor) spans(first, last *reading) (list []span) {
 	netns := map[uint64]uint32{}
-	for key, c := range last.after {
-		if key != noRoom && a.wants(c.Netns) {
-			netns[key] = c.Netns
+	add := func(key uint64, n uint32) {
+		if key != noRoom && a.wants(n) {
+			netns[key] = n
 		}
+	}
+	for key, c := range last.after {
+		add(key, c.Netns)
 	}
 	for _, r := range []*reading{first, last} {
 		for key, c := range r.kernel {
-			netns[key] = c.netns
+			add(key, c.netns)
 		}
 	}
 	missing := slices.Clone(a.wanted)

@@ -61,6 +61,9 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	}
 	s := &source{}
 	s.names = names.NewCache(s.cgroupPath)
+	if o.Kernel.States == 0 { // the other filters look at what a connection keeps
+		s.gaps = new(events.Gaps)
+	}
 	if err := s.start(spec, types, wanted, o, limited); err != nil {
 		return nil, errors.Join(types.explain(err), s.Close())
 	}

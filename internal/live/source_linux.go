@@ -26,6 +26,7 @@ type source struct {
 	spool *spool      // nil until everything is attached
 	dec   events.Decoder
 	merge events.Merger
+	gaps  *events.Gaps // nil where a filter may hide events of a connection that it shows others of
 	owner owners
 	names *names.Cache
 
@@ -90,6 +91,9 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 	lost, err := s.dec.Decode(record, e)
 	if err != nil {
 		return batch[:len(batch)-1], fmt.Errorf("decode: %w", err)
+	}
+	if s.gaps != nil {
+		s.gaps.See(e)
 	}
 	if lost != s.lostSeen {
 		own := *e
