@@ -104,6 +104,7 @@ struct netns_ipv4 {
 
 struct net {
 	struct ns_common ns;
+	u32 hash_mix;	/* a random number */
 	u64 net_cookie; /* from 5.12, 3d368ab87cf6 */
 	struct netns_ipv4 ipv4;
 };

@@ -93,8 +93,7 @@ struct audit {
 	u32 pad;
 };
 
-/* By the namespace's cookie, or its inode number where it has none: the kernel
- * uses that again. Inserted at a namespace's first event, read at the end; what
+/* By net_key(). Inserted at a namespace's first event, read at the end; what
  * finds no room is counted under the key 0. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -226,14 +225,16 @@ static __always_inline struct audit *audit_of(u64 key, u32 netns)
 #define READ_FIELD(direct, ptr, field)                                         \
 	((direct) ? FIELD(ptr, field) : PROBE_FIELD(ptr, field))
 
+/* Never another namespace's; 0 if net is NULL. */
 static __always_inline u64 net_key(bool direct, struct net *net)
 {
-	u64 cookie = 0;
-
-	/* Before 5.12 it is no plain number, and 0 unless something asked. */
+	/* Before 5.12 it is no plain number, and 0 unless something asked. The
+	 * kernel gives an inode number again, but hardly to one with the same
+	 * random number. */
 	if (bpf_core_field_exists(net->net_cookie))
-		cookie = READ(direct, net, net_cookie);
-	return cookie ?: READ(direct, net, ns.inum);
+		return READ(direct, net, net_cookie);
+	return (u64)READ(direct, net, hash_mix) << 32 |
+	       READ(direct, net, ns.inum);
 }
 
 static __always_inline void write_header(struct header *dst, struct header *h)

@@ -10,8 +10,12 @@ import "strconv"
 type Errno uint16
 
 const (
+	eagain       Errno = 11
+	enomem       Errno = 12
+	ebusy        Errno = 16
 	econnaborted Errno = 103
 	enobufs      Errno = 105
+	ehostunreach Errno = 113
 )
 
 var errnoNames = [...]string{

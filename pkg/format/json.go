@@ -150,6 +150,14 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 		b = append(b, `,"skipped":`...)
 		b = strconv.AppendUint(b, s.Skipped, 10)
 	}
+	if s.SkippedCounting > 0 {
+		b = append(b, `,"skipped_counting":`...)
+		b = strconv.AppendUint(b, s.SkippedCounting, 10)
+	}
+	if s.Audit != nil {
+		b = append(b, `,"audited_netns":`...)
+		b = strconv.AppendUint(b, uint64(s.Checked), 10)
+	}
 	for i := range s.Audit {
 		if i == 0 {
 			b = append(b, `,"audit":[`...)
@@ -165,9 +173,13 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 }
 
 func appendAudit(b []byte, a *events.Audit) []byte {
-	b = append(b, `{"netns":`...)
-	b = strconv.AppendUint(b, uint64(a.NetNS), 10)
-	b = append(b, `,"counter":`...)
+	b = append(b, '{')
+	if a.NetNS != 0 {
+		b = append(b, `"netns":`...)
+		b = strconv.AppendUint(b, uint64(a.NetNS), 10)
+		b = append(b, ',')
+	}
+	b = append(b, `"counter":`...)
 	b = appendJSONString(b, a.Counter)
 	if a.Verdict != events.Unchecked {
 		b = append(b, `,"kernel":`...)
