@@ -250,6 +250,7 @@ const (
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
 	TcptraceVarHaveTaskHelper      = "have_task_helper"
 	TcptraceVarLives               = "lives"
+	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
 	TcptraceVarProbeFinTimeout     = "probe_fin_timeout"
 	TcptraceVarProbeKeepaliveIntvl = "probe_keepalive_intvl"
@@ -348,6 +349,7 @@ type TcptraceVariableSpecs struct {
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
 	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
+	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.VariableSpec `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.VariableSpec `ebpf:"probe_keepalive_intvl"`
@@ -417,6 +419,7 @@ type TcptraceVariables struct {
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
 	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
+	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.Variable `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.Variable `ebpf:"probe_keepalive_intvl"`
