@@ -155,9 +155,9 @@ struct {
 	__type(value, struct memory);
 } socks SEC(".maps");
 
-/* Who closed a socket that had lost its connection before, by conn: whoever had
- * it may be gone, with it, before the event is read. Inserted by destroy_sock,
- * read by user space, evicted by age. */
+/* Who closed a connection that events may have come from before its process was
+ * known, by conn: the socket may be gone before they are read. Inserted at
+ * close, read by user space, evicted by age. */
 struct closer {
 	u32 pid;
 	char comm[16];
@@ -165,12 +165,15 @@ struct closer {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 32768);
 	__type(key, u64);
 	__type(value, struct closer);
 } closers SEC(".maps");
 
 u32 closers_total; /* grows with every entry: whether to look */
+
+/* The thread of user space that looks who has what, 0 while none does. */
+u32 looker;
 
 /* -- records -- */
 
@@ -1432,6 +1435,14 @@ static __always_inline void read_current(u32 *pid, char *comm)
 			bpf_core_field_offset(struct task_struct, comm));
 }
 
+/* Whether current does for itself what it does. Our own iterator keeps each
+ * open file for a moment, and so may be the last to let go of one. */
+static __always_inline bool on_own_behalf(void)
+{
+	return !in_kernel_thread() &&
+	       (u32)bpf_get_current_pid_tgid() != *(volatile u32 *)&looker;
+}
+
 /* connect(), listen() and close() run in a process that has the socket, and
  * lock it. Where the lock is not a process's, current is whoever was
  * interrupted, or the other end. */
@@ -1442,7 +1453,7 @@ static __always_inline bool user_is_current(struct sock *sk)
 	/* tcp_abort(): "ss -K" works on the sockets of others. */
 	if (sk->sk_err == ECONNABORTED)
 		return false;
-	return !in_kernel_thread();
+	return on_own_behalf();
 }
 
 /* time is that of a change that was put off, else 0. */
@@ -1508,18 +1519,37 @@ static __always_inline struct memory *begin_life(struct memory *m,
 	return bpf_map_lookup_elem(&socks, &key);
 }
 
+static __always_inline void note_closer(u64 conn, const struct closer *closer)
+{
+	bpf_map_update_elem(&closers, &conn, closer, BPF_ANY);
+	__sync_fetch_and_add(&closers_total, 1);
+}
+
 /* A process closes a socket, or is about to find out that it was closed. */
 static __always_inline struct memory *learn_closer(struct memory *m,
 						   struct sock *sk, u64 cookie)
 {
 	struct memory fresh = {.cookie = cookie};
+	struct closer closer = {};
 	u64 key = (u64)sk;
+	u64 conn;
 
+	read_current(&closer.pid, closer.comm);
+	if (!m || m->pid != closer.pid) {
+		/* It was accepted, handed over, or there before the start. */
+		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+		conn = conn_id(cookie, m);
+		if (conn && (want_states || (tp && tp->total_retrans)))
+			note_closer(conn, &closer);
+	}
 	if (m) {
-		read_current(&m->pid, m->comm);
+		m->pid = closer.pid;
+		__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
 		return m;
 	}
-	read_current(&fresh.pid, fresh.comm);
+	fresh.pid = closer.pid;
+	__builtin_memcpy(fresh.comm, closer.comm, sizeof(fresh.comm));
 	bpf_map_update_elem(&socks, &key, &fresh, BPF_ANY);
 	return bpf_map_lookup_elem(&socks, &key);
 }
@@ -1619,7 +1649,7 @@ int destroy_sock(u64 *ctx)
 		return 0;
 	m = same_sock(bpf_map_lookup_elem(&socks, &key),
 		      sk->__sk_common.skc_cookie.counter);
-	if (!m || !m->held || in_kernel_thread())
+	if (!m || !m->held || !on_own_behalf())
 		return 0;
 	m->held = false;
 	read_current(&closer.pid, closer.comm);
@@ -1628,8 +1658,7 @@ int destroy_sock(u64 *ctx)
 		return 0;
 	m->pid = closer.pid;
 	__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
-	bpf_map_update_elem(&closers, &conn, &closer, BPF_ANY);
-	__sync_fetch_and_add(&closers_total, 1);
+	note_closer(conn, &closer);
 	return 0;
 }
 

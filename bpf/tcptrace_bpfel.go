@@ -251,6 +251,7 @@ const (
 	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
 	TcptraceVarHaveTaskHelper      = "have_task_helper"
 	TcptraceVarLives               = "lives"
+	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
 	TcptraceVarProbeFinTimeout     = "probe_fin_timeout"
 	TcptraceVarProbeKeepaliveIntvl = "probe_keepalive_intvl"
@@ -350,6 +351,7 @@ type TcptraceVariableSpecs struct {
 	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
+	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.VariableSpec `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.VariableSpec `ebpf:"probe_keepalive_intvl"`
@@ -420,6 +422,7 @@ type TcptraceVariables struct {
 	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
+	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.Variable `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.Variable `ebpf:"probe_keepalive_intvl"`
