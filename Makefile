@@ -118,7 +118,7 @@ bench: build bench-deps ## what it costs, beside other tools; BENCHFLAGS="-round
 	$(SUDO) env "PATH=$$PATH" $(GO) run ./internal/bench/measure -tcptrace ./tcptrace -gobench "$$out" $(BENCHFLAGS)
 
 fuzz: ## every fuzz target for $(FUZZTIME)
-	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/live); do \
+	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/names ./internal/netstat ./internal/live); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \

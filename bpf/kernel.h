@@ -31,10 +31,12 @@ typedef s64 __s64;
 #include <bpf/bpf_endian.h>
 
 /* include/uapi/linux/bpf.h */
+#define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_ANY 0
+#define BPF_NOEXIST 1
 #define BPF_RB_NO_WAKEUP 1
 #define BPF_RB_FORCE_WAKEUP 2
 #define BPF_RB_AVAIL_DATA 0
@@ -56,6 +58,13 @@ struct bpf_raw_tracepoint_args {
 #define PROTO_TCP 6	    /* IPPROTO_TCP; MPTCP's own socket is 262 */
 #define PF_KTHREAD 0x200000 /* include/linux/sched.h */
 #define RCV_SHUTDOWN 1	    /* include/net/sock.h */
+#define ECONNABORTED 103    /* include/uapi/asm-generic/errno.h, and others */
+#define EHOSTUNREACH 113
+#define EBUSY 16
+#define EAGAIN 11
+#define ENOMEM 12
+#define S_IFMT 0170000 /* include/uapi/linux/stat.h */
+#define S_IFSOCK 0140000
 
 /*
  * FIELD reads an integer of whatever width and signedness the running kernel
@@ -69,6 +78,10 @@ struct bpf_raw_tracepoint_args {
 /* The same through bpf_probe_read_kernel, for pointers the verifier does not
  * know. */
 #define PROBE_FIELD(ptr, field) BPF_CORE_READ_BITFIELD_PROBED(ptr, field)
+
+/* From 6.2 (a35b9af4ec2c): gives an address a type, so that it can be followed
+ * directly. A load through it that faults reads 0. */
+extern void *bpf_rdonly_cast(void *obj, u32 btf_id) __ksym __weak;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)),           \
 			     apply_to = record)
@@ -91,6 +104,8 @@ struct netns_ipv4 {
 
 struct net {
 	struct ns_common ns;
+	u32 hash_mix;	/* a random number */
+	u64 net_cookie; /* from 5.12, 3d368ab87cf6 */
 	struct netns_ipv4 ipv4;
 };
 
@@ -98,8 +113,14 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct files_struct {
+};
+
 struct task_struct {
 	unsigned int flags;
+	s32 pid;  /* of the thread, in the first namespace */
+	s32 tgid; /* of the process */
+	struct files_struct *files;
 	struct task_struct *group_leader;
 	struct nsproxy *nsproxy;
 	char comm[16];
@@ -142,7 +163,13 @@ struct sock_common {
 };
 
 struct kernfs_node {
+	struct kernfs_node *parent; /* through 6.14 */
+	const char *name;
 	u64 id;
+};
+
+struct kernfs_node___rcu {
+	struct kernfs_node *__parent; /* from 6.15, 633488947ef6 */
 };
 
 struct cgroup {
@@ -153,11 +180,30 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup; /* a pointer since 5.15, 8520e224f547 */
 };
 
+struct sock_cgroup_data___bits {
+	u64 val; /* before: a pointer, unless one of the two lowest bits is set
+		  */
+};
+
 struct inode {
+	u16 i_mode;
 	unsigned long i_ino;
 };
 
 struct socket {
+	struct sock *sk;
+};
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct seq_file {
+};
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
 };
 
 struct socket_alloc {
@@ -177,8 +223,13 @@ struct timer_list {
 	unsigned long expires;
 };
 
+typedef struct {
+	int owned; /* by a process, lock_sock() */
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	struct socket *sk_socket;
 	kuid_t sk_uid;
 	u16 sk_protocol;

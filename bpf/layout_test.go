@@ -69,7 +69,7 @@ func TestRetransmitLayout(t *testing.T) {
 	r.TcpFlags, r.Bits = uint16(events.FIN), 0
 	r.Pending, r.CaState, r.Retransmits, r.Backoff = 0, uint8(events.CALoss), 27, 28
 	same(t, events.Event{
-		Time: 1, Boot: 1, Type: events.Retransmit, Conn: 2, Cookie: 3, Inode: 4, CgroupID: 5,
+		Time: 1, Boot: 1, Type: events.Retransmit, Conn: 2, Cookie: 3, Inode: 4, HolderInode: 4, CgroupID: 5,
 		Family: 6, LAddr: netip.MustParseAddr("2001:db8::1"), RAddr: netip.MustParseAddr("2001:db8::2"),
 		LPort: 6, RPort: 8, NetNS: 9, UID: 10, PID: 11, State: events.Established, Orphan: true,
 		Comm: events.Comm{'x'}, Kind: events.KindRTO, Phase: events.PhaseData, Error: 16, Flags: events.FIN,
@@ -81,6 +81,11 @@ func TestRetransmitLayout(t *testing.T) {
 			events.HasRTO | events.HasNextRTO | events.HasSRTT | events.HasCwnd | events.HasSsthresh |
 			events.HasCAState | events.HasTotals | events.HasGivesUp,
 	}, decode(t, &r))
+
+	r.H.Bits = 1<<2 | 3 // a request: the inode is its listener's
+	if e := decode(t, &r); e.Inode != 0 || e.HolderInode != 4 {
+		t.Errorf("request: inode %d, holders of %d", e.Inode, e.HolderInode)
+	}
 
 	// The limits and settings show in when the kernel gives up.
 	r.UserTimeout, r.Err = 0, 0

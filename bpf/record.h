@@ -19,6 +19,8 @@ enum record_type {
 enum header_bits {
 	SOCK_KNOWN = 1 << 0, /* uid and the orphan bit mean something */
 	SOCK_ORPHAN = 1 << 1,
+	SOCK_LISTENER =
+		1 << 2, /* inode is the listener's: it owns the request */
 };
 
 /* Of every record: the connection and its socket. Zero is "unknown", except
@@ -127,4 +129,22 @@ struct state_change {
 	u8 new_state;
 	u16 err;     /* sk_err, at CLOSE */
 	u32 unacked; /* us, 0 unknown */
+};
+
+/* What the iterators over tasks print. */
+
+/* An open file of a process that is a TCP socket. */
+struct holder {
+	u64 inode;
+	u64 cookie; /* 0 unless something asked for one */
+	u32 pid;
+	u32 pad;
+	char comm[16];
+};
+
+/* A thread and its network namespace. */
+struct dweller {
+	u64 net; /* the key of audits */
+	u32 netns;
+	u32 tid;
 };

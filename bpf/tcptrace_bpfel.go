@@ -13,6 +13,36 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type TcptraceAudit struct {
+	_        structs.HostLayout
+	Segments uint64
+	Synacks  uint64
+	Syns     uint64
+	Failed   uint64
+	Resets   uint64
+	Netns    uint32
+	Pad      uint32
+}
+
+type TcptraceCgroupNames struct {
+	_     structs.HostLayout
+	Depth uint32
+	Names [14][256]int8
+}
+
+type TcptraceCloser struct {
+	_    structs.HostLayout
+	Pid  uint32
+	Comm [16]int8
+}
+
+type TcptraceDweller struct {
+	_     structs.HostLayout
+	Net   uint64
+	Netns uint32
+	Tid   uint32
+}
+
 type TcptraceFilters struct {
 	_          structs.HostLayout
 	States     uint32
@@ -32,6 +62,15 @@ type TcptraceFilters struct {
 	Ports [3][1024]uint64
 }
 
+type TcptraceHolder struct {
+	_      structs.HostLayout
+	Inode  uint64
+	Cookie uint64
+	Pid    uint32
+	Pad    uint32
+	Comm   [16]int8
+}
+
 type TcptraceIncoming struct {
 	_   structs.HostLayout
 	Sk  uint64
@@ -45,8 +84,10 @@ type TcptraceMemory struct {
 	Life      uint32
 	Pid       uint32
 	Comm      [16]int8
+	Closed    bool
 	LastState uint8
-	Pad       [7]uint8
+	Held      bool
+	Pad       [5]uint8
 	Unborn    uint64
 }
 
@@ -173,19 +214,26 @@ type TcptraceTotals struct {
 	Produced [4]uint64
 	Filtered [4]uint64
 	Lost     [4]uint64
+	Cgroup   uint64
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TcptraceMapClosedSocks         = "closed_socks"
+	TcptraceMapAudits              = "audits"
+	TcptraceMapCgroupScratch       = "cgroup_scratch"
+	TcptraceMapCgroups             = "cgroups"
+	TcptraceMapClosers             = "closers"
 	TcptraceMapCounts              = "counts"
 	TcptraceMapIncomingReset       = "incoming_reset"
-	TcptraceMapOpenSocks           = "open_socks"
 	TcptraceMapRecords             = "records"
+	TcptraceMapSocks               = "socks"
+	TcptraceProgDestroySock        = "destroy_sock"
+	TcptraceProgDwellers           = "dwellers"
 	TcptraceProgFirewallResetV4    = "firewall_reset_v4"
 	TcptraceProgFirewallResetV6    = "firewall_reset_v6"
+	TcptraceProgHolders            = "holders"
 	TcptraceProgProbeHz            = "probe_hz"
 	TcptraceProgReceiveReset       = "receive_reset"
 	TcptraceProgResetPacket        = "reset_packet"
@@ -195,16 +243,22 @@ const (
 	TcptraceProgSendResetV4        = "send_reset_v4"
 	TcptraceProgSendResetV6        = "send_reset_v6"
 	TcptraceProgSetState           = "set_state"
+	TcptraceVarClosersTotal        = "closers_total"
 	TcptraceVarConnSeed            = "conn_seed"
 	TcptraceVarFilter              = "filter"
 	TcptraceVarFirewallHasSk       = "firewall_has_sk"
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
+	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
+	TcptraceVarHaveTaskHelper      = "have_task_helper"
 	TcptraceVarLives               = "lives"
+	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
 	TcptraceVarProbeFinTimeout     = "probe_fin_timeout"
 	TcptraceVarProbeKeepaliveIntvl = "probe_keepalive_intvl"
 	TcptraceVarProbeKeepaliveTime  = "probe_keepalive_time"
 	TcptraceVarReaderWaits         = "reader_waits"
+	TcptraceVarUnusedDweller       = "unused_dweller"
+	TcptraceVarUnusedHolder        = "unused_holder"
 	TcptraceVarUnusedReset         = "unused_reset"
 	TcptraceVarUnusedRetransmit    = "unused_retransmit"
 	TcptraceVarUnusedStateChange   = "unused_state_change"
@@ -255,8 +309,11 @@ type TcptraceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TcptraceProgramSpecs struct {
+	DestroySock      *ebpf.ProgramSpec `ebpf:"destroy_sock"`
+	Dwellers         *ebpf.ProgramSpec `ebpf:"dwellers"`
 	FirewallResetV4  *ebpf.ProgramSpec `ebpf:"firewall_reset_v4"`
 	FirewallResetV6  *ebpf.ProgramSpec `ebpf:"firewall_reset_v6"`
+	Holders          *ebpf.ProgramSpec `ebpf:"holders"`
 	ProbeHz          *ebpf.ProgramSpec `ebpf:"probe_hz"`
 	ReceiveReset     *ebpf.ProgramSpec `ebpf:"receive_reset"`
 	ResetPacket      *ebpf.ProgramSpec `ebpf:"reset_packet"`
@@ -272,27 +329,36 @@ type TcptraceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TcptraceMapSpecs struct {
-	ClosedSocks   *ebpf.MapSpec `ebpf:"closed_socks"`
+	Audits        *ebpf.MapSpec `ebpf:"audits"`
+	CgroupScratch *ebpf.MapSpec `ebpf:"cgroup_scratch"`
+	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
+	Closers       *ebpf.MapSpec `ebpf:"closers"`
 	Counts        *ebpf.MapSpec `ebpf:"counts"`
 	IncomingReset *ebpf.MapSpec `ebpf:"incoming_reset"`
-	OpenSocks     *ebpf.MapSpec `ebpf:"open_socks"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
+	Socks         *ebpf.MapSpec `ebpf:"socks"`
 }
 
 // TcptraceVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TcptraceVariableSpecs struct {
+	ClosersTotal        *ebpf.VariableSpec `ebpf:"closers_total"`
 	ConnSeed            *ebpf.VariableSpec `ebpf:"conn_seed"`
 	Filter              *ebpf.VariableSpec `ebpf:"filter"`
 	FirewallHasSk       *ebpf.VariableSpec `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
+	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
+	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
+	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.VariableSpec `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.VariableSpec `ebpf:"probe_keepalive_intvl"`
 	ProbeKeepaliveTime  *ebpf.VariableSpec `ebpf:"probe_keepalive_time"`
 	ReaderWaits         *ebpf.VariableSpec `ebpf:"reader_waits"`
+	UnusedDweller       *ebpf.VariableSpec `ebpf:"unused_dweller"`
+	UnusedHolder        *ebpf.VariableSpec `ebpf:"unused_holder"`
 	UnusedReset         *ebpf.VariableSpec `ebpf:"unused_reset"`
 	UnusedRetransmit    *ebpf.VariableSpec `ebpf:"unused_retransmit"`
 	UnusedStateChange   *ebpf.VariableSpec `ebpf:"unused_state_change"`
@@ -321,20 +387,26 @@ func (o *TcptraceObjects) Close() error {
 //
 // It can be passed to LoadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TcptraceMaps struct {
-	ClosedSocks   *ebpf.Map `ebpf:"closed_socks"`
+	Audits        *ebpf.Map `ebpf:"audits"`
+	CgroupScratch *ebpf.Map `ebpf:"cgroup_scratch"`
+	Cgroups       *ebpf.Map `ebpf:"cgroups"`
+	Closers       *ebpf.Map `ebpf:"closers"`
 	Counts        *ebpf.Map `ebpf:"counts"`
 	IncomingReset *ebpf.Map `ebpf:"incoming_reset"`
-	OpenSocks     *ebpf.Map `ebpf:"open_socks"`
 	Records       *ebpf.Map `ebpf:"records"`
+	Socks         *ebpf.Map `ebpf:"socks"`
 }
 
 func (m *TcptraceMaps) Close() error {
 	return _TcptraceClose(
-		m.ClosedSocks,
+		m.Audits,
+		m.CgroupScratch,
+		m.Cgroups,
+		m.Closers,
 		m.Counts,
 		m.IncomingReset,
-		m.OpenSocks,
 		m.Records,
+		m.Socks,
 	)
 }
 
@@ -342,16 +414,22 @@ func (m *TcptraceMaps) Close() error {
 //
 // It can be passed to LoadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TcptraceVariables struct {
+	ClosersTotal        *ebpf.Variable `ebpf:"closers_total"`
 	ConnSeed            *ebpf.Variable `ebpf:"conn_seed"`
 	Filter              *ebpf.Variable `ebpf:"filter"`
 	FirewallHasSk       *ebpf.Variable `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
+	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
+	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
+	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.Variable `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.Variable `ebpf:"probe_keepalive_intvl"`
 	ProbeKeepaliveTime  *ebpf.Variable `ebpf:"probe_keepalive_time"`
 	ReaderWaits         *ebpf.Variable `ebpf:"reader_waits"`
+	UnusedDweller       *ebpf.Variable `ebpf:"unused_dweller"`
+	UnusedHolder        *ebpf.Variable `ebpf:"unused_holder"`
 	UnusedReset         *ebpf.Variable `ebpf:"unused_reset"`
 	UnusedRetransmit    *ebpf.Variable `ebpf:"unused_retransmit"`
 	UnusedStateChange   *ebpf.Variable `ebpf:"unused_state_change"`
@@ -364,8 +442,11 @@ type TcptraceVariables struct {
 //
 // It can be passed to LoadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TcptracePrograms struct {
+	DestroySock      *ebpf.Program `ebpf:"destroy_sock"`
+	Dwellers         *ebpf.Program `ebpf:"dwellers"`
 	FirewallResetV4  *ebpf.Program `ebpf:"firewall_reset_v4"`
 	FirewallResetV6  *ebpf.Program `ebpf:"firewall_reset_v6"`
+	Holders          *ebpf.Program `ebpf:"holders"`
 	ProbeHz          *ebpf.Program `ebpf:"probe_hz"`
 	ReceiveReset     *ebpf.Program `ebpf:"receive_reset"`
 	ResetPacket      *ebpf.Program `ebpf:"reset_packet"`
@@ -379,8 +460,11 @@ type TcptracePrograms struct {
 
 func (p *TcptracePrograms) Close() error {
 	return _TcptraceClose(
+		p.DestroySock,
+		p.Dwellers,
 		p.FirewallResetV4,
 		p.FirewallResetV6,
+		p.Holders,
 		p.ProbeHz,
 		p.ReceiveReset,
 		p.ResetPacket,

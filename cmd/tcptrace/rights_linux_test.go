@@ -424,11 +424,11 @@ func TestContainer(t *testing.T) {
 		{"mounts", `mount -t tmpfs none /mnt; exec "$@"`, syscall.CLONE_NEWNS, nil},
 		{"pids", `mount -t proc proc /proc; exec "$@"`, syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, []string{"pid", "user"}},
 		{"cgroups", `echo $$ >` + group + `/cgroup.procs && exec unshare -C sh -c 'umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"' sh "$@"`,
-			syscall.CLONE_NEWNS, []string{"cgroup", "user"}},
+			syscall.CLONE_NEWNS, []string{"user"}},
 		{"root", `mount --bind / /mnt && mount -t proc proc /mnt/proc && mount -t sysfs -o ro none /mnt/sys && mount --bind ` + filepath.Dir(own) + ` /mnt/tmp && exec chroot /mnt /tmp/tcptrace` + ` "${@:2}"`,
-			syscall.CLONE_NEWNS, []string{"cgroup"}},
+			syscall.CLONE_NEWNS, nil},
 		{"all, read-only /sys, no tracefs", `mount -t proc proc /proc; mount -t sysfs -o ro none /sys; exec unshare -C "$@"`,
-			syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC, []string{"pid", "cgroup", "user"}},
+			syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC, []string{"pid", "user"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := labtest.Namespace(t)

@@ -172,8 +172,8 @@ func (a *app) manPage(cmd *cobra.Command, pages []*cobra.Command) string {
 var whereDoc = []string{
 	`An expression of --where decides on each event after the other filters did. It compares fields with ` +
 		`==, !=, <, <=, >, >=; looks into texts with contains, startsWith, endsWith and matches (a regular expression); ` +
-		`and into lists and ranges with in and not in, as in lport in [80, 443] or rto_ms in 200..400. ` +
-		`The functions lower and upper change the case of a text. ` +
+		`and into lists and ranges with in and not in, as in lport in [80, 443], rto_ms in 200..400 or 4711 in sharers. ` +
+		`The functions lower and upper change the case of a text, and len(sharers) is the length of a list. ` +
 		`Comparisons are joined with &&, || and !, or and, or and not, and numbers may be computed with + - * / % **.`,
 	`A comparison with an absent field is false, so that !(rto_ms > 1000) holds for an event without rto_ms, while ` +
 		`rto_ms <= 1000 does not. has(rto_ms) tells whether an event has the field.`,

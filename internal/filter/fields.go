@@ -9,7 +9,7 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/format"
 )
 
-// field is a column as expressions see it: an int, float64, string or bool.
+// field is a column as expressions see it: an int, float64, string, bool or []int.
 type field struct {
 	name  string
 	zero  any
@@ -33,6 +33,17 @@ func fields() []field {
 		case format.Bool:
 			f.zero = false
 			f.value = func(e *events.Event) (any, bool) { v, ok := c.Value(e).Bool(); return v, ok }
+		case format.Ints:
+			f.zero = []int(nil)
+			var buf []int
+			f.value = func(e *events.Event) (any, bool) {
+				v, ok := c.Value(e).Ints()
+				buf = buf[:0]
+				for _, n := range v {
+					buf = append(buf, int(n))
+				}
+				return buf, ok
+			}
 		default:
 			f.zero = ""
 			f.value = func(e *events.Event) (any, bool) { v, ok := c.Value(e).Text(); return v, ok }

@@ -28,7 +28,8 @@ const (
 // where is a compiled expression over the fields of events.
 //
 // The language is the part of expr-lang that can neither loop nor fail: its
-// comparisons, logic, arithmetic, lists, lower and upper, and has(field).
+// comparisons, logic, arithmetic, lists, lower and upper, has(field), and
+// len(field) of a field that is a list.
 //
 // The environment that the program runs in holds for each field f that it
 // uses the value under the name f, the type's zero if it is absent, and its
@@ -178,10 +179,22 @@ func (r *rewriter) Visit(node *ast.Node) {
 	}
 }
 
-// call replaces has(field).
+// call replaces has(field) and len(field). The latter is a builtin of
+// expr-lang, which doesn't see it since there is a field of the same name.
 func (r *rewriter) call(node *ast.Node, n *ast.CallNode) {
-	if f, ok := n.Callee.(*ast.IdentifierNode); !ok || f.Value != "has" {
-		r.fail(n, "the functions are has, lower and upper")
+	f, ok := n.Callee.(*ast.IdentifierNode)
+	if ok && f.Value == "len" {
+		if len(n.Arguments) != 1 || !r.isList(n.Arguments[0]) {
+			r.fail(n, "len takes one field that is a list, as in len(sharers)")
+			return
+		}
+		l := &ast.BuiltinNode{Name: "len", Arguments: n.Arguments}
+		l.SetType(reflect.TypeFor[int]())
+		ast.Patch(node, l)
+		return
+	}
+	if !ok || f.Value != "has" {
+		r.fail(n, "the functions are has, len, lower and upper")
 		return
 	}
 	if len(n.Arguments) == 1 {
@@ -194,6 +207,16 @@ func (r *rewriter) call(node *ast.Node, n *ast.CallNode) {
 		}
 	}
 	r.fail(n, "has takes one field, as in has(rto_ms)")
+}
+
+// isList reports whether n is a field that is a list.
+func (r *rewriter) isList(n ast.Node) bool {
+	id, ok := n.(*ast.IdentifierNode)
+	if !ok {
+		return false
+	}
+	_, ok = r.fields[id.Value].zero.([]int)
+	return ok
 }
 
 func (r *rewriter) binary(node *ast.Node, n *ast.BinaryNode) {
@@ -223,6 +246,15 @@ func (r *rewriter) binary(node *ast.Node, n *ast.BinaryNode) {
 // holds for numbers between the integers.
 func (r *rewriter) in(node *ast.Node, n *ast.BinaryNode) {
 	r.lists = slices.DeleteFunc(r.lists, func(l ast.Node) bool { return l == n.Right })
+	if r.isList(n.Right) {
+		switch n.Left.Type().Kind() {
+		case reflect.Int, reflect.Float64, reflect.Interface:
+			r.guard(node, n, n.Left, n.Right)
+		default:
+			r.fail(n.Left, "the list has numbers, but %s is compared", n.Left.Type())
+		}
+		return
+	}
 	switch right := n.Right.(type) {
 	case *ast.ArrayNode:
 		for _, v := range right.Nodes {

@@ -19,7 +19,7 @@ func retransmission() events.Event {
 		Known: events.HasRTO | events.HasFlags | events.HasSeq | events.HasUID,
 		LAddr: netip.MustParseAddr("10.0.0.1"), RAddr: netip.MustParseAddr("10.0.0.2"), LPort: 443, Family: 4,
 		Attempt: 3, RTO: 1600500 * time.Microsecond, Flags: events.PSH | events.ACK, Len: 0,
-		Cookie: 0xabc, UID: 33,
+		Cookie: 0xabc, UID: 33, PID: 812, Sharers: []uint32{812, 813},
 	}
 	copy(e.Comm[:], "nginx")
 	return e
@@ -60,6 +60,19 @@ func TestWhere(t *testing.T) {
 		{`rto_ms in 1601..2000`, false},
 		{`lport in attempt..500`, true},
 		{`true`, true},
+
+		{`812 in sharers`, true},
+		{`814 in sharers`, false},
+		{`814 not in sharers`, true},
+		{`812 not in sharers`, false},
+		{`812.0 in sharers`, true},
+		{`attempt + 809 in sharers`, true},
+		{`pid in sharers`, true},
+		{`len(sharers) > 1`, true},
+		{`len(sharers) > 2`, false},
+		{`len(sharers) in 2..3`, true},
+		{`len(sharers) == len + 2`, true},
+		{`has(sharers) && 813 in sharers`, true},
 
 		// Absent fields fail each comparison, and not its opposite.
 		{`srtt_ms > 1`, false},
@@ -136,6 +149,28 @@ func TestWhereForgets(t *testing.T) {
 	}
 }
 
+// A list that is absent has no length, and nothing is or is not in it.
+func TestWhereWithoutList(t *testing.T) {
+	e := retransmission()
+	e.Sharers = nil
+	for expr, want := range map[string]bool{
+		`812 in sharers`:      false,
+		`812 not in sharers`:  false,
+		`!(812 in sharers)`:   true,
+		`len(sharers) == 0`:   false,
+		`len(sharers) < 2`:    false,
+		`!(len(sharers) > 1)`: true,
+		`has(sharers)`:        false,
+	} {
+		match, err := (&Spec{Where: expr}).Match()
+		if err != nil {
+			t.Errorf("%s: %v", expr, err)
+		} else if match(&e) != want {
+			t.Errorf("%s is not %v", expr, want)
+		}
+	}
+}
+
 func TestWhereErrors(t *testing.T) {
 	tests := []struct{ expr, want string }{
 		{`foo > 1`, "there is no field foo (1:1)\n | foo > 1\n | ^"},
@@ -166,10 +201,24 @@ func TestWhereErrors(t *testing.T) {
 		{`has(rto_ms > 1)`, "has takes one field"},
 		{`has("rto_ms")`, "has takes one field"},
 		{`has`, "it must be true or false"},
-		{`len(comm) > 1`, "the functions are has, lower and upper"},
+		{`len(comm) > 1`, "len takes one field that is a list, as in len(sharers) (1:1)"},
+		{`len() > 1`, "len takes one field that is a list"},
+		{`len(sharers, sharers) > 1`, "len takes one field that is a list"},
+		{`len([1]) > 1`, "len takes one field that is a list"},
+		{`len(foo) > 1`, "len takes one field that is a list"},
+		{`len(sharers)`, "it must be true or false"},
+		{`len(sharers) == "2"`, "mismatched types"},
+		{`comm in sharers`, "the list has numbers, but string is compared (1:1)"},
+		{`orphan in sharers`, "the list has numbers, but bool is compared"},
+		{`sharers in sharers`, "the list has numbers, but []int is compared"},
+		{`sharers in [1]`, "but []int is compared"},
+		{`sharers > 1`, "mismatched types"},
+		{`sharers contains 812`, "mismatched types"},
+		{`sharers[0] == 1`, "this can't be used here"},
+		{`foo in sharers`, "there is no field foo (1:1)"},
 		{`foo in 1..2`, "there is no field foo (1:1)"},
 		{`-(foo in 1..2) in 1..2`, "there is no field foo"},
-		{`foo(1)`, "the functions are has, lower and upper"},
+		{`foo(1)`, "the functions are has, len, lower and upper"},
 		{`lower(lport) == "x"`, "(1:7)"},
 		{`all([1], true)`, "this can't be used here"},
 		{`count(1..9, # > 1) > 1`, "unexpected token"},

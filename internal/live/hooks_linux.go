@@ -23,6 +23,7 @@ type hook struct {
 	point   string // tracepoint, or function of a function's hook
 	kind    hookKind
 	types   []events.Type
+	counts  bool // the kernel counts these events too
 
 	// Of hooks that the tool can do without.
 	gives  string // what is not seen without it, a plural
@@ -39,21 +40,23 @@ const (
 	typedTracepoint hookKind = iota // tp_btf
 	rawTracepoint                   // raw_tp
 	function                        // fentry
+	iterator                        // iter, over what exists when it is read
 )
 
-func (h *hook) optional() bool { return h.kind == function }
+func (h *hook) optional() bool { return h.kind == function || h.kind == iterator }
 
 // The order is that of attaching: set_state first, so that what the others
 // remember of a socket is there.
 var hooks = []hook{
 	{program: "set_state", point: "inet_sock_set_state", types: []events.Type{events.Retransmit, events.Reset, events.StateChange}},
-	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}, variant: retransmitVariant},
-	{program: "retransmit_synack", point: "tcp_retransmit_synack", types: []events.Type{events.Retransmit}},
-	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}, variant: sendResetVariant},
+	{program: "destroy_sock", point: "tcp_destroy_sock", types: []events.Type{events.Retransmit, events.Reset, events.StateChange}},
+	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}, counts: true, variant: retransmitVariant},
+	{program: "retransmit_synack", point: "tcp_retransmit_synack", types: []events.Type{events.Retransmit}, counts: true},
+	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}, counts: true, variant: sendResetVariant},
 	{program: "receive_reset", point: "tcp_receive_reset", types: []events.Type{events.Reset}},
-	{program: "send_reset_v4", point: "tcp_v4_send_reset", kind: function, types: []events.Type{events.Reset},
+	{program: "send_reset_v4", point: "tcp_v4_send_reset", kind: function, types: []events.Type{events.Reset}, counts: true,
 		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv4", needed: missesResets},
-	{program: "send_reset_v6", point: "tcp_v6_send_reset", kind: function, types: []events.Type{events.Reset},
+	{program: "send_reset_v6", point: "tcp_v6_send_reset", kind: function, types: []events.Type{events.Reset}, counts: true,
 		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv6", needed: missesResets},
 	{program: "firewall_reset_v4", point: "nf_send_reset", kind: function, types: []events.Type{events.Reset},
 		gives: "resets that the firewall sends", over: "IPv4", module: "nf_reject_ipv4"},
@@ -61,7 +64,16 @@ var hooks = []hook{
 		gives: "resets that the firewall sends", over: "IPv6", module: "nf_reject_ipv6"},
 	{program: "reset_packet", point: "tcp_reset", kind: function, types: []events.Type{events.Reset},
 		gives: "flags and TTL of received resets"},
+	{program: programHolders, point: "iter/task_file", kind: iterator, types: []events.Type{events.Retransmit, events.Reset, events.StateChange},
+		gives: "processes that accepted a connection, were handed one, or had it before the start"},
+	{program: programDwellers, point: "iter/task", kind: iterator, types: []events.Type{events.Retransmit, events.Reset},
+		gives: "the counters of other network namespaces"},
 }
+
+const (
+	programHolders  = "holders"
+	programDwellers = "dwellers"
+)
 
 func retransmitVariant(kernel *btf.Spec) string {
 	if records(kernel, "tcp_retransmit_skb", "err") {
@@ -117,6 +129,8 @@ func (h *hook) attach(prog *ebpf.Program) (l link.Link, err error) {
 	switch h.kind {
 	case rawTracepoint:
 		l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: h.point, Program: prog})
+	case iterator:
+		l, err = link.AttachIter(link.IterOptions{Program: prog})
 	case function:
 		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: ebpf.AttachTraceFEntry})
 	default:
@@ -136,6 +150,7 @@ var (
 	errModuleRight = errors.New("functions of modules need CAP_SYS_ADMIN")
 	errForeign     = errors.New("not with types from a file")
 	errNoFentry    = errors.New("this kernel refuses programs on functions")
+	errNoIterator  = errors.New("this kernel refuses iterators")
 )
 
 // prototype is the type of an optional hook's function.
@@ -171,6 +186,9 @@ func (h *hook) prototype(types *types) (*btf.FuncProto, error) {
 
 // check says why an optional hook can't be, or need not be, on this kernel.
 func (h *hook) check(types *types) error {
+	if h.kind == iterator {
+		return nil
+	}
 	if h.needed != nil && !h.needed(types.spec) {
 		return ErrNotNeeded
 	}
@@ -193,6 +211,8 @@ func (h *hook) refusal(err error) error {
 	switch {
 	case h.module != "" && errors.Is(err, ebpf.ErrNotSupported) && !mayAskForModules():
 		return errModuleRight
+	case h.kind == iterator && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported)):
+		return errNoIterator
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOTSUP), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.Errno(524)): // ENOTSUPP
 		return errNoFentry
 	}

@@ -19,8 +19,5 @@ func Limits() []Limit {
 	case !p.Users:
 		list = append(list, Limit{"user", "the names of users here are not the host's", "uid is shown"})
 	}
-	if !p.Cgroups {
-		list = append(list, Limit{"cgroup", "all of the cgroup hierarchy is not mounted here", "--cgroupns=host"})
-	}
 	return list
 }

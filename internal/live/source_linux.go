@@ -26,7 +26,14 @@ type source struct {
 	spool *spool      // nil until everything is attached
 	dec   events.Decoder
 	merge events.Merger
+	gaps  *events.Gaps // nil where a filter may hide events of a connection that it shows others of
+	owner owners
 	names *names.Cache
+
+	dwellers *link.Iter // over all threads' namespaces; nil if the kernel refuses it
+	audit    *auditor   // nil unless what is traced is counted by the kernel, too
+	audited  []events.Audit
+	checked  int // namespaces
 
 	notLoaded []*hook // optional ones whose module was not loaded at the start
 
@@ -45,6 +52,7 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 		}
 	}
 	batch = s.merge.Next(batch)
+	old := len(batch) // these have their names
 	if !s.open {
 		if s.piece.err != nil {
 			return batch, s.piece.err
@@ -59,6 +67,9 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 		if batch, err = s.append(batch); err != nil {
 			return batch, err
 		}
+	}
+	if err := s.name(ctx, batch[old:]); err != nil {
+		return batch, err
 	}
 	if len(s.rest) > 0 || len(batch)+numTypes > cap(batch) {
 		return s.merge.Fold(batch, false), nil
@@ -81,13 +92,25 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 	if err != nil {
 		return batch[:len(batch)-1], fmt.Errorf("decode: %w", err)
 	}
+	if s.gaps != nil {
+		s.gaps.See(e)
+	}
 	if lost != s.lostSeen {
 		own := *e
 		batch = append(s.appendLost(batch[:len(batch)-1], own.Boot, lost), own)
-		e = &batch[len(batch)-1]
 	}
-	s.names.Fill(e)
 	return batch, nil
+}
+
+// name sets who owns each of these events, and the names that belong to it.
+func (s *source) name(ctx context.Context, batch []events.Event) error {
+	if err := s.owner.fill(ctx, batch); err != nil {
+		return err
+	}
+	for i := range batch {
+		s.names.Fill(&batch[i])
+	}
+	return nil
 }
 
 // appendLost reports the losses up to the moment when lost were lost in all:
@@ -113,7 +136,11 @@ func (s *source) appendLost(batch []events.Event, boot uint64, lost uint32) []ev
 // Counts implements [pipeline.Source]. Where the kernel no longer answers,
 // which it does as long as the map is open, it gives what it knows.
 func (s *source) Counts() pipeline.Counts {
-	c := pipeline.Counts{Merged: s.merge.Merged}
+	c := pipeline.Counts{Merged: s.merge.Merged, Audit: s.audited, Checked: s.checked}
+	skipped, counting, err := s.skips()
+	if err == nil {
+		c.Skipped, c.SkippedCounting = skipped, counting
+	}
 	t, err := s.totals()
 	if err != nil {
 		return c
@@ -145,7 +172,11 @@ func (s *source) finish() error {
 	if s.links == nil {
 		return nil
 	}
-	return errors.Join(s.detach(), s.spool.flush())
+	var err error
+	if s.audit != nil {
+		s.audited, s.checked, err = s.audit.finish()
+	}
+	return errors.Join(err, s.detach(), s.spool.flush())
 }
 
 // detach takes the programs off the tracepoints and waits until none of them
@@ -159,12 +190,15 @@ func (s *source) detach() error {
 		}
 	}
 	s.links = nil
-	// MEMBARRIER_CMD_GLOBAL is synchronize_rcu(), and tracepoint programs run
-	// inside an RCU read section. Where it is refused (nohz_full), a program
-	// that is still running costs the stream's last event its place in it.
-	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	settle()
 	return errors.Join(errs...)
 }
+
+// settle waits until none of the programs that run now does any more: each runs
+// inside an RCU read section, and MEMBARRIER_CMD_GLOBAL is synchronize_rcu().
+// Where that is refused (nohz_full), an event that happens at this very moment
+// may miss its place in the stream or in a count.
+func settle() { _, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0) }
 
 const membarrierGlobal = 1
 
@@ -173,6 +207,11 @@ func (s *source) Close() error {
 	err := s.detach()
 	if s.spool != nil {
 		err = errors.Join(err, s.spool.close())
+	}
+	for _, l := range []*link.Iter{s.owner.iter, s.dwellers} {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
 	}
 	for _, p := range s.programs { // closing twice does nothing
 		err = errors.Join(err, p.Close())

@@ -3,11 +3,11 @@
 //go:build linux
 
 // Package names finds the names that belong to the numbers of an event: of
-// users, network namespaces and cgroups.
+// users, network namespaces and cgroups, and of the units, containers and pods
+// that cgroups belong to.
 package names
 
 import (
-	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -29,19 +29,29 @@ const (
 
 // Cache looks each number up once. It is for one goroutine.
 type Cache struct {
-	place   Place
-	users   map[uint32]string
-	netns   table[uint32]
-	cgroups table[uint64]
+	place      Place
+	users      map[uint32]string
+	netns      table[uint32]
+	cgroupPath func(uint64) string
+	owners     map[uint64]owner
 }
 
-// NewCache returns an empty cache.
-func NewCache() *Cache {
+// owner is what the path of a cgroup says.
+type owner struct {
+	path, unit, container, pod string
+
+	asked int64 // of one without a path: time of the event that asked for it, ns
+}
+
+// NewCache returns an empty cache. cgroupPath finds the path of the cgroup with
+// an id, which the kernel gives to no other; "" if it can't.
+func NewCache(cgroupPath func(id uint64) string) *Cache {
 	return &Cache{
-		place:   Look(),
-		users:   map[uint32]string{},
-		netns:   table[uint32]{scan: scanNetNS, dir: netnsDir},
-		cgroups: table[uint64]{scan: scanCgroups},
+		place:      Look(),
+		users:      map[uint32]string{},
+		netns:      table[uint32]{scan: scanNetNS, dir: netnsDir},
+		cgroupPath: cgroupPath,
+		owners:     map[uint64]owner{},
 	}
 }
 
@@ -49,7 +59,7 @@ func NewCache() *Cache {
 // that mean something else here than on the host are taken away.
 func (c *Cache) Fill(e *events.Event) {
 	if !c.place.PIDs {
-		e.PID = 0
+		e.PID, e.Sharers = 0, nil
 	}
 	if !c.place.UIDs {
 		e.UID, e.Known = 0, e.Known&^events.HasUID
@@ -61,8 +71,22 @@ func (c *Cache) Fill(e *events.Event) {
 		e.NetNSName = c.netns.name(e.NetNS, e.Time)
 	}
 	if e.CgroupID != 0 {
-		e.Cgroup = c.cgroups.name(e.CgroupID, e.Time)
+		c.own(e)
 	}
+}
+
+// own sets the path of e's cgroup, and what it says.
+func (c *Cache) own(e *events.Event) {
+	o, ok := c.owners[e.CgroupID]
+	if !ok || o.path == "" && e.Time-o.asked >= int64(rescan) {
+		o = owner{path: c.cgroupPath(e.CgroupID), asked: e.Time}
+		o.unit, o.container, o.pod = Owner(o.path)
+		if len(c.owners) >= maxEntries {
+			clear(c.owners)
+		}
+		c.owners[e.CgroupID] = o
+	}
+	e.Cgroup, e.Unit, e.Container, e.Pod = o.path, o.unit, o.container, o.pod
 }
 
 func (c *Cache) user(uid uint32) string {
@@ -125,30 +149,6 @@ func scanNetNS(out map[uint32]string) {
 			out[uint32(ino)] = e.Name()
 		}
 	}
-}
-
-// scanCgroups finds the paths of the unified hierarchy's cgroups. A cgroup's id
-// is the inode number of its directory (kernfs).
-func scanCgroups(out map[uint64]string) {
-	root := cgroupRoot()
-	if root == "" {
-		return
-	}
-	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || len(out) >= maxEntries {
-			return fs.SkipDir // gone meanwhile
-		}
-		if !d.IsDir() {
-			return nil
-		}
-		if ino, ok := inode(path); ok {
-			rel, err := filepath.Rel(root, path)
-			if err == nil {
-				out[ino] = filepath.Join("/", rel)
-			}
-		}
-		return nil
-	})
 }
 
 func inode(path string) (uint64, bool) {

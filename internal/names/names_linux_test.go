@@ -16,7 +16,7 @@ import (
 )
 
 func TestUser(t *testing.T) {
-	c := NewCache()
+	c := NewCache(nil)
 	e := events.Event{Known: events.HasUID}
 	if c.Fill(&e); e.User != "root" {
 		t.Errorf("uid 0 is %q", e.User)
@@ -28,6 +28,17 @@ func TestUser(t *testing.T) {
 	e = events.Event{}
 	if c.Fill(&e); e.User != "" {
 		t.Errorf("an unknown uid is %q", e.User)
+	}
+}
+
+// TestElsewhere: numbers that mean something else here are taken away.
+func TestElsewhere(t *testing.T) {
+	c := NewCache(nil)
+	c.place.PIDs, c.place.UIDs = false, false
+	e := events.Event{Known: events.HasUID | events.HasOrphan, UID: 1, PID: 812, Sharers: []uint32{812, 813}}
+	c.Fill(&e)
+	if e.PID != 0 || e.Sharers != nil || e.UID != 0 || e.Known != events.HasOrphan || e.User != "" {
+		t.Errorf("left: %+v", e)
 	}
 }
 
@@ -68,7 +79,7 @@ func unname(t *testing.T, name string) {
 }
 
 func TestNetNS(t *testing.T) {
-	c := NewCache()
+	c := NewCache(nil)
 	now := time.Now().UnixNano()
 	nameOf := func(inum uint32) string {
 		now += int64(rescan)
@@ -93,29 +104,50 @@ func TestNetNS(t *testing.T) {
 	}
 }
 
+// What is remembered of a cgroup holds for its id only, is asked for once, and
+// not remembered for ever.
 func TestCgroup(t *testing.T) {
-	root := cgroupRoot()
-	if root == "" {
-		t.Fatal("no unified cgroup hierarchy is mounted")
+	paths := map[uint64]string{7: "/docker/" + id1, 8: "/system.slice/nginx.service", 9: "/kubepods.slice/kubepods-pod" + uid1_ + ".slice"}
+	asked := 0
+	c := NewCache(func(id uint64) string { asked++; return paths[id] })
+	now := time.Now().UnixNano()
+	of := func(id uint64) events.Event {
+		e := events.Event{CgroupID: id, Time: now}
+		c.Fill(&e)
+		return e
 	}
-	dir := filepath.Join(root, fmt.Sprintf("tcptrace-test-%d", os.Getpid()), "inner")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for _, d := range []string{dir, filepath.Dir(dir)} {
-			if err := os.Remove(d); err != nil {
-				t.Error(err)
-			}
+	for range 2 {
+		if e := of(7); e.Cgroup != "/docker/"+id1 || e.Container != id1 || e.Unit != "" {
+			t.Errorf("%+v", e)
 		}
-	})
-	ino, ok := inode(dir)
-	if !ok {
-		t.Fatal("no inode")
+		if e := of(8); e.Cgroup != "/system.slice/nginx.service" || e.Container != "" || e.Unit != "nginx.service" {
+			t.Errorf("%+v", e)
+		}
+		if e := of(0); e.Cgroup != "" || e.Unit != "" {
+			t.Errorf("an unknown cgroup has names: %+v", e)
+		}
 	}
-	e := events.Event{CgroupID: ino, Time: time.Now().UnixNano()}
-	NewCache().Fill(&e)
-	if want := dir[len(root):]; e.Cgroup != want {
-		t.Errorf("cgroup %d is %q, want %q", ino, e.Cgroup, want)
+	if asked != 2 {
+		t.Errorf("asked %d times for 2 cgroups", asked)
+	}
+	for range 2 {
+		if e := of(10); e.Cgroup != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+	paths[10], now = "/late.scope", now+int64(rescan)
+	if e := of(10); e.Cgroup != "/late.scope" || asked != 4 {
+		t.Errorf("asked %d times for %+v", asked, e)
+	}
+	e := events.Event{CgroupID: 9, Time: now}
+	c.Fill(&e)
+	if n := testing.AllocsPerRun(100, func() { c.Fill(&e) }); n != 0 || e.Pod != uid1 {
+		t.Errorf("%v allocations for a known cgroup of pod %s", n, e.Pod)
+	}
+	for id := range uint64(3 * maxEntries) {
+		of(id)
+		if len(c.owners) > maxEntries {
+			t.Fatalf("%d entries", len(c.owners))
+		}
 	}
 }

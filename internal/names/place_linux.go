@@ -7,17 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // Place says which of the host's numbers mean here what they mean on the host.
 // In a container some don't: the same number is another process, or nobody.
 type Place struct {
-	PIDs    bool // process ids
-	UIDs    bool // user ids
-	Users   bool // names of users
-	Cgroups bool // paths of cgroups
+	PIDs  bool // process ids
+	UIDs  bool // user ids
+	Users bool // names of users
 }
 
 // The initial namespaces have these inode numbers, include/linux/proc_ns.h.
@@ -28,10 +25,9 @@ var initial = map[string]uint64{"user": 0xeffffffd, "pid": 0xeffffffc, "cgroup":
 func Look() Place {
 	pids, uids := inInitial("pid"), inInitial("user")
 	return Place{
-		PIDs:    pids,
-		UIDs:    uids,
-		Users:   uids && pids && inInitial("cgroup") && hostRoot(),
-		Cgroups: cgroupRoot() != "",
+		PIDs:  pids,
+		UIDs:  uids,
+		Users: uids && pids && inInitial("cgroup") && hostRoot(),
 	}
 }
 
@@ -57,20 +53,4 @@ func hostRoot() bool {
 	}
 	own, rerr := os.Stat("/")
 	return err == nil && rerr == nil && os.SameFile(host, own)
-}
-
-// cgroupRoot is where all of the unified hierarchy is mounted; "" if only a
-// part of it is, as in a container: what the paths there begin with is unknown.
-func cgroupRoot() string {
-	const rootInode = 1 // the first that kernfs gives
-	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-			continue
-		}
-		if ino, ok := inode(dir); ok && ino == rootInode {
-			return dir
-		}
-	}
-	return ""
 }

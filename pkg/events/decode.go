@@ -23,8 +23,9 @@ const (
 )
 
 const (
-	sockKnown  = 1 << 0
-	sockOrphan = 1 << 1
+	sockKnown    = 1 << 0
+	sockOrphan   = 1 << 1
+	sockListener = 1 << 2
 )
 
 // Decoder makes events of the BPF side's records. Its fields are what the
@@ -47,7 +48,10 @@ func (d *Decoder) Decode(b []byte, e *Event) (lost uint32, err error) {
 	e.Time = int64(e.Boot) + d.Wall
 	e.Conn = le.Uint64(b[8:])
 	e.Cookie = le.Uint64(b[16:])
-	e.Inode = le.Uint64(b[24:])
+	e.HolderInode = le.Uint64(b[24:])
+	if b[94]&sockListener == 0 {
+		e.Inode = e.HolderInode
+	}
 	e.CgroupID = le.Uint64(b[32:])
 	l := netip.AddrFrom16([16]byte(b[40:56])).Unmap()
 	r := netip.AddrFrom16([16]byte(b[56:72])).Unmap()

@@ -57,13 +57,21 @@ type Event struct {
 	NetNS        uint32 // inode number; 0 unknown
 	NetNSName    string
 	Inode        uint64 // of the socket; 0 unknown or none
+	HolderInode  uint64 // of the socket whose holders own the event: its own, or its listener's for a request; 0 unknown
 	UID          uint32 // HasUID
 	User         string
 	CgroupID     uint64
-	Cgroup       string
-	PID          uint32 // of the owning process; 0 unknown
+	Cgroup       string // path
+	Unit         string // systemd's, of the cgroup
+	Container    string // id, of the cgroup
+	Pod          string // uid, of the cgroup
+	PID          uint32 // of the owning process, in the host's numbers; 0 unknown
 	Comm         Comm   // of the owning process
 	Orphan       bool   // HasOrphan: its process has let go of it
+	// Sharers are the processes that hold the socket, in the host's numbers,
+	// ascending; nil unless there are several. Events share the slice: it is
+	// read-only.
+	Sharers []uint32
 
 	// Retransmissions, and Kind of resets too.
 	Kind                                 Kind
@@ -79,6 +87,7 @@ type Event struct {
 	Cwnd, Ssthresh                       uint32 // segments
 	CAState                              CAState
 	TotalRetrans, DataSegsOut, DSACKDups uint32
+	Gap                                  uint32        // segments that the kernel sent again since the connection's event before, and no event showed; 0: none, or unknown
 	GivesUp                              time.Duration // until the kernel gives up
 	Error                                Errno         // could not be sent; of a state change to CLOSE: sk_err
 
@@ -130,6 +139,52 @@ type Summary struct {
 	Lost     uint64 // not delivered: the ring buffer was full
 	ByKind   []KindCount
 	Elapsed  time.Duration
+	Skipped  uint64 // runs of programs that the kernel left out: one was in the middle of another event on that CPU
+	// SkippedCounting is how many of these were of programs whose events the
+	// kernel counts, too: as many, or what they sent, are missing in the audit.
+	SkippedCounting uint64
+	// Audit is nil if none was made. It leaves out most of the namespaces in
+	// which nothing happened; Checked counts all of which a counter was compared.
+	Audit   []Audit
+	Checked int
+}
+
+// Audit sets one of the kernel's counters in one network namespace beside what
+// was seen of it before any filter. Events that come while the counters are
+// read make a bracket: the kernel's count must lie in [Traced, Traced+Bracket].
+type Audit struct {
+	NetNS   uint32 // inode number; 0: of several that have no counts of their own
+	Counter string // the kernel's name, such as RetransSegs
+	Kernel  uint64 // by how much it rose; means nothing if Unchecked
+	Traced  uint64
+	Bracket uint64
+	Verdict Verdict
+	Note    string // of an Unchecked one: why, such as "gone"
+}
+
+// Verdict is what an [Audit] comes to.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Exact     Verdict = iota + 1 // the counts are equal, and the bracket has no width
+	Within                       // the kernel's count lies in a bracket that has a width
+	Missing                      // the kernel counted more
+	Extra                        // the kernel counted less
+	Unchecked                    // the kernel's count is unknown
+)
+
+// Judge returns the verdict on known counts.
+func Judge(kernel, traced, bracket uint64) Verdict {
+	switch {
+	case kernel < traced:
+		return Extra
+	case kernel-traced > bracket:
+		return Missing
+	case bracket > 0:
+		return Within
+	}
+	return Exact
 }
 
 // KindCount counts the shown events of one kind. State changes have no kind

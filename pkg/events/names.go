@@ -128,6 +128,10 @@ const (
 
 var directionNames = [...]string{Sent: "sent", Received: "received"}
 
+var verdictNames = [...]string{
+	Exact: "exact", Within: "within", Missing: "missing", Extra: "extra", Unchecked: "unchecked",
+}
+
 func name(names []string, i uint8) string {
 	if int(i) < len(names) {
 		return names[i]
@@ -226,6 +230,19 @@ func (d Direction) MarshalText() ([]byte, error) { return []byte(d.String()), ni
 func (d *Direction) UnmarshalText(b []byte) error {
 	v, err := value("direction", directionNames[:], b)
 	*d = Direction(v)
+	return err
+}
+
+// String returns the name, "" for a value without one.
+func (v Verdict) String() string { return name(verdictNames[:], uint8(v)) }
+
+// MarshalText returns the name.
+func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText accepts the name alone.
+func (v *Verdict) UnmarshalText(b []byte) error {
+	n, err := value("verdict", verdictNames[:], b)
+	*v = Verdict(n)
 	return err
 }
 

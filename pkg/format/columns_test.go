@@ -17,8 +17,8 @@ import (
 
 // contract is the order that users of CSV rely on; only append within reason.
 const contract = "time event family laddr lport raddr rport state conn cookie netns netns_name inode uid user cgroup " +
-	"pid comm orphan kind phase flags seq end_seq len segs attempt backoff rto_ms next_rto_ms srtt_ms rttvar_ms cwnd " +
-	"ssthresh ca_state total_retrans data_segs_out dsack_dups gives_up_in_ms error direction reason why trigger_flags " +
+	"unit container pod pid comm sharers orphan kind phase flags seq end_seq len segs attempt backoff rto_ms next_rto_ms srtt_ms rttvar_ms cwnd " +
+	"ssthresh ca_state total_retrans data_segs_out dsack_dups gap gives_up_in_ms error direction reason why trigger_flags " +
 	"trigger_seq trigger_ack trigger_timestamps trigger_ttl old_state new_state unacked_ms count of"
 
 func TestColumns(t *testing.T) {
@@ -79,13 +79,14 @@ func TestTypes(t *testing.T) {
 			_, isFloat := v.Float()
 			_, isBool := v.Bool()
 			_, isText := v.Text()
-			got := [...]bool{isInt, isFloat, isBool, isText}
-			want := map[Type][4]bool{
+			_, isInts := v.Ints()
+			got := [...]bool{isInt, isFloat, isBool, isText, isInts}
+			want := map[Type][5]bool{
 				String: {3: true}, Hex: {3: true}, Time: {3: true},
-				Int: {0: true, 1: true}, Float: {1: true}, Bool: {2: true},
+				Int: {0: true, 1: true}, Float: {1: true}, Bool: {2: true}, Ints: {4: true},
 			}[c.Type]
 			if got != want {
-				t.Errorf("%s of %s: int, float, bool, text = %v, want %v for %s", c.Name, e.Type, got, want, c.Type)
+				t.Errorf("%s of %s: int, float, bool, text, ints = %v, want %v for %s", c.Name, e.Type, got, want, c.Type)
 			}
 		}
 	}
@@ -106,6 +107,9 @@ func TestTypes(t *testing.T) {
 	}
 	if _, ok := none.Text(); ok {
 		t.Error("an absent value is a text")
+	}
+	if _, ok := none.Ints(); ok {
+		t.Error("an absent value is a list")
 	}
 }
 

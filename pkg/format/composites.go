@@ -4,7 +4,6 @@ package format
 
 import (
 	"net/netip"
-	"strconv"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
@@ -48,18 +47,19 @@ var composites = []Column{
 // that is unknown; nothing if both are.
 func appendEndpoint(b []byte, addr netip.Addr, port uint16) []byte {
 	switch {
-	case addr.IsValid() && port != 0:
-		return netip.AddrPortFrom(addr.Unmap(), port).AppendTo(b)
-	case addr.Unmap().Is4():
-		b = addr.Unmap().AppendTo(b)
+	case addr.Is4() || addr.Is4In6():
+		b = appendAddr(b, addr)
 	case addr.IsValid():
 		b = append(addr.AppendTo(append(b, '[')), ']')
 	case port == 0:
 		return b
 	default:
-		return strconv.AppendUint(append(b, "?:"...), uint64(port), 10)
+		b = append(b, '?')
 	}
-	return append(b, ":?"...)
+	if port == 0 {
+		return append(b, ":?"...)
+	}
+	return appendUint(append(b, ':'), uint64(port))
 }
 
 // appendChange appends OLD->NEW.
@@ -85,7 +85,7 @@ func appendKindAttempt(b []byte, e *events.Event) []byte {
 	start := len(b)
 	b = append(b, e.Kind.String()...)
 	if e.Attempt != 0 {
-		b = strconv.AppendUint(separate(b, start, " "), uint64(e.Attempt), 10)
+		b = appendUint(separate(b, start, " "), uint64(e.Attempt))
 	}
 	return b
 }
@@ -155,26 +155,26 @@ func tableSet(format string, list []events.Type) []string {
 		}
 		return []string{"time", "kind", "phase", "state", "local", "remote",
 			"flags", "seq", "len", "segs", "attempt", "backoff", "rto_ms", "next_rto_ms", "gives_up_in_ms",
-			"srtt_ms", "rttvar_ms", "cwnd", "ssthresh", "ca_state", "total_retrans", "data_segs_out", "dsack_dups",
-			"error", "orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup"}
+			"srtt_ms", "rttvar_ms", "cwnd", "ssthresh", "ca_state", "total_retrans", "gap", "data_segs_out", "dsack_dups",
+			"error", "orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup"}
 	case onReset:
 		if narrow {
 			return []string{"time", "direction", "kind", "state", "local", "remote"}
 		}
 		return []string{"time", "direction", "kind", "state", "local", "remote", "reason",
 			"trigger_flags", "trigger_seq", "trigger_ack", "trigger_timestamps", "trigger_ttl",
-			"orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup", "why"}
+			"orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup", "why"}
 	case onState:
 		if narrow {
 			return []string{"time", "change", "local", "remote", "error"}
 		}
 		return []string{"time", "change", "local", "remote", "error", "unacked_ms",
-			"orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup"}
+			"orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup"}
 	}
 	if narrow {
 		return []string{"time", "event", "local", "remote", "detail"}
 	}
 	return []string{"time", "event", "direction", "kind", "state", "local", "remote",
 		"flags", "seq", "len", "attempt", "rto_ms", "gives_up_in_ms", "reason", "old_state", "error",
-		"orphan", "uid", "user", "pid", "comm", "netns", "netns_name", "conn", "cgroup", "why"}
+		"orphan", "uid", "user", "pid", "comm", "sharers", "netns", "netns_name", "conn", "unit", "container", "pod", "cgroup", "why"}
 }

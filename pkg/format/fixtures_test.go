@@ -35,7 +35,9 @@ func owned(e events.Event) *events.Event {
 	e.Inode = 31337
 	e.UID, e.User = 0, "root"
 	e.Cgroup = "/system.slice/nginx.service"
+	e.Unit, e.Container, e.Pod = "nginx.service", "c0ffee4711aa", "5be2cfa7"
 	e.PID, e.Comm = 4711, comm("nginx")
+	e.Sharers = []uint32{4711, 4712}
 	e.Known |= events.HasUID | events.HasOrphan
 	return &e
 }
@@ -52,7 +54,7 @@ func aRetransmit() *events.Event {
 		RTO: 1024500 * time.Microsecond, NextRTO: 2049 * time.Millisecond,
 		SRTT: 47 * time.Microsecond, RTTVar: 204 * time.Millisecond,
 		Cwnd: 1, Ssthresh: 7, CAState: events.CALoss,
-		TotalRetrans: 4, DataSegsOut: 90, DSACKDups: 0,
+		TotalRetrans: 4, Gap: 2, DataSegsOut: 90, DSACKDups: 0,
 		GivesUp: 15*time.Minute + 24*time.Second, Error: 16,
 	})
 }

@@ -16,14 +16,14 @@ import (
 func TestJSON(t *testing.T) {
 	const socket = `"family":4,"laddr":"10.0.0.1","lport":40312,"raddr":"192.0.2.7","rport":443,` +
 		`"state":"STATE","conn":"fedcba9876543210","cookie":"1f","netns":4026531840,"netns_name":"blue",` +
-		`"inode":31337,"uid":0,"user":"root","cgroup":"/system.slice/nginx.service","pid":4711,"comm":"nginx",` +
-		`"orphan":false,`
+		`"inode":31337,"uid":0,"user":"root","cgroup":"/system.slice/nginx.service","unit":"nginx.service",` +
+		`"container":"c0ffee4711aa","pod":"5be2cfa7","pid":4711,"comm":"nginx","sharers":[4711,4712],"orphan":false,`
 	const time = `{"time":"2026-03-14T13:09:26.535897932Z",`
 	want := time + `"event":"retransmit",` + strings.Replace(socket, "STATE", "ESTABLISHED", 1) +
 		`"kind":"rto","phase":"data","flags":"PSH|ACK","seq":4294967295,"end_seq":1447,"len":1448,"segs":1,` +
 		`"attempt":3,"backoff":2,"rto_ms":1024.5,"next_rto_ms":2049,"srtt_ms":0.047,"rttvar_ms":204,` +
 		`"cwnd":1,"ssthresh":7,"ca_state":"Loss","total_retrans":4,"data_segs_out":90,"dsack_dups":0,` +
-		`"gives_up_in_ms":924000,"error":"EBUSY"}` + "\n" +
+		`"gap":2,"gives_up_in_ms":924000,"error":"EBUSY"}` + "\n" +
 		time + `"event":"reset",` + strings.Replace(socket, "STATE", "ESTABLISHED", 1) +
 		`"kind":"unread_data","direction":"sent","reason":"TCP_ABORT_ON_CLOSE","why":"closed with unread data",` +
 		`"trigger_flags":"ACK","trigger_seq":0,"trigger_ack":4000000000,"trigger_timestamps":true,"trigger_ttl":64}` + "\n" +
@@ -54,6 +54,12 @@ func TestJSONHoldsTheValues(t *testing.T) {
 				want[c.Name] = b
 			} else if s, ok := v.Text(); ok {
 				want[c.Name] = s
+			} else if list, ok := v.Ints(); ok {
+				numbers := []any{}
+				for _, n := range list {
+					numbers = append(numbers, float64(n))
+				}
+				want[c.Name] = numbers
 			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -79,7 +85,7 @@ func TestJSONEscapes(t *testing.T) {
 		if got := string(appendJSONString(nil, s)); got != want {
 			t.Errorf("%q = %s, want %s", s, got, want)
 		}
-		if got := string(appendJSONString(nil, []byte(s))); got != want {
+		if got := string(append(appendJSONText([]byte{'"'}, []byte(s)), '"')); got != want {
 			t.Errorf("%q as bytes = %s, want %s", s, got, want)
 		}
 	}

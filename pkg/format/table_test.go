@@ -57,8 +57,8 @@ TIME         KIND     STATE       LOCAL                 REMOTE                  
 18:39:26.535 fast     ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         204ms -
 `, lines(t, Options{Types: types, Location: plus530}, only(story(), events.Retransmit)...))
 	compareLines(t, `
-TIME                    KIND    PHASE   STATE       LOCAL                 REMOTE                FLAGS          SEQ   LEN SEGS TRY BACKOFF   RTO NEXT-RTO GIVES-UP   SRTT RTTVAR CWND SSTHRESH CA-STATE RETRANS DATA-SEGS DSACKS ERROR        ORPHAN   UID USER         PID COMM                 NETNS NETNS-NAME CONN             CGROUP
-2026-03-14 18:39:26.535 rto     data    ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         PSH|ACK 4294967295  1448    1   3       2 1.02s    2.05s   15m24s   47us  204ms    1        7 Loss           4        90      0 EBUSY        false      0 root        4711 nginx           4026531840 blue       fedcba9876543210 /system.slice/nginx.service
+TIME                    KIND    PHASE   STATE       LOCAL                 REMOTE                FLAGS          SEQ   LEN SEGS TRY BACKOFF   RTO NEXT-RTO GIVES-UP   SRTT RTTVAR CWND SSTHRESH CA-STATE RETRANS GAP DATA-SEGS DSACKS ERROR        ORPHAN   UID USER         PID COMM            SHARERS          NETNS NETNS-NAME CONN             UNIT                     CONTAINER    POD          CGROUP
+2026-03-14 18:39:26.535 rto     data    ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         PSH|ACK 4294967295  1448    1   3       2 1.02s    2.05s   15m24s   47us  204ms    1        7 Loss           4   2        90      0 EBUSY        false      0 root        4711 nginx           4711,4712   4026531840 blue       fedcba9876543210 nginx.service            c0ffee4711aa 5be2cfa7     /system.slice/nginx.service
 `, lines(t, Options{Format: Wide, Types: types, Location: plus530}, aRetransmit()))
 }
 
@@ -70,8 +70,8 @@ TIME         RESET    KIND             STATE       LOCAL                 REMOTE
 13:09:26.535 received peer             SYN_SENT    10.0.0.1:40312        192.0.2.7:443
 `, lines(t, Options{Types: types}, only(story(), events.Reset)...))
 	compareLines(t, `
-TIME                    RESET    KIND             STATE       LOCAL                 REMOTE                REASON                   TRIGGER   TRIG-SEQ   TRIG-ACK TRIG-TS TRIG-TTL ORPHAN   UID USER         PID COMM                 NETNS NETNS-NAME CONN             CGROUP                                   WHY
-2026-03-14 13:09:26.535 sent     unread_data      ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         TCP_ABORT_ON_CLOSE       ACK              0 4000000000 true          64 false      0 root        4711 nginx           4026531840 blue       fedcba9876543210 /system.slice/nginx.service              closed with unread data
+TIME                    RESET    KIND             STATE       LOCAL                 REMOTE                REASON                   TRIGGER   TRIG-SEQ   TRIG-ACK TRIG-TS TRIG-TTL ORPHAN   UID USER         PID COMM            SHARERS          NETNS NETNS-NAME CONN             UNIT                     CONTAINER    POD          CGROUP                                   WHY
+2026-03-14 13:09:26.535 sent     unread_data      ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         TCP_ABORT_ON_CLOSE       ACK              0 4000000000 true          64 false      0 root        4711 nginx           4711,4712   4026531840 blue       fedcba9876543210 nginx.service            c0ffee4711aa 5be2cfa7     /system.slice/nginx.service              closed with unread data
 `, lines(t, Options{Format: Wide, Types: types}, aReset()))
 }
 
@@ -83,8 +83,8 @@ TIME         CHANGE                  LOCAL                 REMOTE               
 13:09:26.535 SYN_SENT->CLOSE         10.0.0.1:40312        192.0.2.7:443         ETIMEDOUT
 `, lines(t, Options{Types: types}, only(story(), events.StateChange)...))
 	compareLines(t, `
-TIME                    CHANGE                  LOCAL                 REMOTE                ERROR        UNACKED ORPHAN   UID USER         PID COMM                 NETNS NETNS-NAME CONN             CGROUP
-2026-03-14 13:09:26.535 SYN_SENT->CLOSE         10.0.0.1:40312        192.0.2.7:443         ETIMEDOUT      2m11s false      0 root        4711 nginx           4026531840 blue       fedcba9876543210 /system.slice/nginx.service
+TIME                    CHANGE                  LOCAL                 REMOTE                ERROR        UNACKED ORPHAN   UID USER         PID COMM            SHARERS          NETNS NETNS-NAME CONN             UNIT                     CONTAINER    POD          CGROUP
+2026-03-14 13:09:26.535 SYN_SENT->CLOSE         10.0.0.1:40312        192.0.2.7:443         ETIMEDOUT      2m11s false      0 root        4711 nginx           4711,4712   4026531840 blue       fedcba9876543210 nginx.service            c0ffee4711aa 5be2cfa7     /system.slice/nginx.service
 `, lines(t, Options{Format: Wide, Types: types}, aChange()))
 }
 
@@ -100,10 +100,10 @@ TIME         EVENT      LOCAL                 REMOTE                DETAIL
 13:09:26.535 state      10.0.0.1:40312        192.0.2.7:443         SYN_SENT->CLOSE ETIMEDOUT
 `, lines(t, Options{}, story()...))
 	compareLines(t, `
-TIME                    EVENT      RESET    KIND             STATE       LOCAL                 REMOTE                FLAGS          SEQ   LEN TRY   RTO GIVES-UP REASON                   OLD-STATE   ERROR        ORPHAN   UID USER         PID COMM                 NETNS NETNS-NAME CONN             CGROUP                                   WHY
-2026-03-14 13:09:26.535 retransmit -        rto              ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         PSH|ACK 4294967295  1448   3 1.02s   15m24s -                        -           EBUSY        false      0 root        4711 nginx           4026531840 blue       fedcba9876543210 /system.slice/nginx.service              -
-2026-03-14 13:09:26.535 reset      sent     unread_data      ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         -                -     -   -     -        - TCP_ABORT_ON_CLOSE       -           -            false      0 root        4711 nginx           4026531840 blue       fedcba9876543210 /system.slice/nginx.service              closed with unread data
-2026-03-14 13:09:26.535 state      -        -                CLOSE       10.0.0.1:40312        192.0.2.7:443         -                -     -   -     -        - -                        SYN_SENT    ETIMEDOUT    false      0 root        4711 nginx           4026531840 blue       fedcba9876543210 /system.slice/nginx.service              -
+TIME                    EVENT      RESET    KIND             STATE       LOCAL                 REMOTE                FLAGS          SEQ   LEN TRY   RTO GIVES-UP REASON                   OLD-STATE   ERROR        ORPHAN   UID USER         PID COMM            SHARERS          NETNS NETNS-NAME CONN             UNIT                     CONTAINER    POD          CGROUP                                   WHY
+2026-03-14 13:09:26.535 retransmit -        rto              ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         PSH|ACK 4294967295  1448   3 1.02s   15m24s -                        -           EBUSY        false      0 root        4711 nginx           4711,4712   4026531840 blue       fedcba9876543210 nginx.service            c0ffee4711aa 5be2cfa7     /system.slice/nginx.service              -
+2026-03-14 13:09:26.535 reset      sent     unread_data      ESTABLISHED 10.0.0.1:40312        192.0.2.7:443         -                -     -   -     -        - TCP_ABORT_ON_CLOSE       -           -            false      0 root        4711 nginx           4711,4712   4026531840 blue       fedcba9876543210 nginx.service            c0ffee4711aa 5be2cfa7     /system.slice/nginx.service              closed with unread data
+2026-03-14 13:09:26.535 state      -        -                CLOSE       10.0.0.1:40312        192.0.2.7:443         -                -     -   -     -        - -                        SYN_SENT    ETIMEDOUT    false      0 root        4711 nginx           4711,4712   4026531840 blue       fedcba9876543210 nginx.service            c0ffee4711aa 5be2cfa7     /system.slice/nginx.service              -
 `, lines(t, Options{Format: Wide}, all()...))
 }
 

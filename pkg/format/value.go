@@ -5,7 +5,6 @@ package format
 import (
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -21,10 +20,11 @@ const (
 	Float                  // a duration in milliseconds; a JSON number
 	Bool                   // true or false
 	Hex                    // an id that can exceed 2^53: hexadecimal text without 0x, as ss -e prints it
+	Ints                   // several numbers; a JSON array of integers
 	Time                   // text: RFC 3339, UTC, always nine digits of nanoseconds, so that texts order as times do
 )
 
-var typeNames = [...]string{String: "string", Int: "int", Float: "float", Bool: "bool", Hex: "hex", Time: "time"}
+var typeNames = [...]string{String: "string", Int: "int", Float: "float", Bool: "bool", Hex: "hex", Ints: "ints", Time: "time"}
 
 // String returns the name, in lower case; "" for a number without one.
 func (t Type) String() string {
@@ -62,6 +62,7 @@ const (
 	address              // ref: *netip.Addr
 	unsafeText           // ref: *string, which someone else chose
 	process              // ref: *events.Comm
+	integers             // ref: *[]uint32
 
 	// num: a number that has a name; see name.
 	eventType
@@ -76,37 +77,38 @@ const (
 
 // name returns the name of a number; "" for one without.
 func name(kind valueKind, num uint64) string {
-	switch kind {
-	case eventType:
-		return events.Type(num).String()
-	case tcpState:
-		return events.State(num).String()
-	case eventKind:
-		return events.Kind(num).String()
-	case phase:
-		return events.Phase(num).String()
-	case caState:
-		return events.CAState(num).String()
-	case direction:
-		return events.Direction(num).String()
-	case tcpFlags:
-		return flagsText(events.Flags(num))
-	case errno:
+	if kind == errno {
 		return events.Errno(num).String()
+	}
+	if list := names[kind]; num < uint64(len(list)) {
+		return list[num]
 	}
 	return ""
 }
 
-// flagsText returns what Flags.String does, without allocating.
-func flagsText(f events.Flags) string { return allFlags()[f&(1<<9-1)] }
+// names has the names of the small numbers, which are all that have one, so
+// that none is put together for each event.
+var names = [...][]string{
+	eventType: namesOf[events.Type](1 << 6),
+	tcpState:  namesOf[events.State](1 << 6),
+	eventKind: namesOf[events.Kind](1 << 6),
+	phase:     namesOf[events.Phase](1 << 6),
+	caState:   namesOf[events.CAState](1 << 6),
+	direction: namesOf[events.Direction](1 << 6),
+	tcpFlags:  namesOf[events.Flags](1 << 9),
+	errno:     nil,
+}
 
-var allFlags = sync.OnceValue(func() *[1 << 9]string {
-	t := new([1 << 9]string)
-	for f := range t {
-		t[f] = events.Flags(f).String()
+func namesOf[T interface {
+	~uint8 | ~uint16
+	String() string
+}](n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = T(i).String()
 	}
-	return t
-})
+	return list
+}
 
 // The constructors. A false ok, or what means unknown in a type that can say
 // so, makes an absent Value.
@@ -137,6 +139,10 @@ func nameValue[T ~uint8](kind valueKind, n T) Value {
 	return numberValue(kind, uint64(n), n != 0 && name(kind, uint64(n)) != "")
 }
 
+func flagsValue(f events.Flags, ok bool) Value {
+	return numberValue(tcpFlags, uint64(f&(1<<9-1)), ok)
+}
+
 func textValue(s *string) Value {
 	if *s == "" {
 		return Value{}
@@ -149,6 +155,13 @@ func commValue(c *events.Comm) Value {
 		return Value{}
 	}
 	return Value{kind: process, ref: c}
+}
+
+func intsValue(list *[]uint32) Value {
+	if len(*list) == 0 {
+		return Value{}
+	}
+	return Value{kind: integers, ref: list}
 }
 
 func addrValue(a *netip.Addr) Value {
@@ -186,12 +199,20 @@ func (v Value) Bool() (b, ok bool) {
 	return v.kind == boolean && v.num != 0, v.kind == boolean
 }
 
+// Ints returns the value of an [Ints] column, which is read-only.
+func (v Value) Ints() (list []uint32, ok bool) {
+	if v.kind != integers {
+		return nil, false
+	}
+	return *v.ref.(*[]uint32), true
+}
+
 // Text returns the value of a [String], [Hex] or [Time] column: what JSON has
 // between the quotes, but not escaped, and with invalid UTF-8 as it is. It
 // allocates for addresses, process names, [Hex] and [Time].
 func (v Value) Text() (s string, ok bool) {
 	switch v.kind {
-	case absent, integer, duration, boolean:
+	case absent, integer, duration, boolean, integers:
 		return "", false
 	case unsafeText:
 		return *v.ref.(*string), true
@@ -204,87 +225,29 @@ func (v Value) Text() (s string, ok bool) {
 }
 
 // appendPlain appends a value that needs no escaping the way that JSON and CSV
-// write it, without quotes.
+// write it, without quotes or brackets.
 func (v Value) appendPlain(b []byte) []byte {
 	switch v.kind {
 	case integer:
-		return strconv.AppendUint(b, v.num, 10)
+		return appendUint(b, v.num)
 	case duration:
 		return appendDecimal(b, int64(v.num), 6)
 	case boolean:
 		return strconv.AppendBool(b, v.num != 0)
 	case hexNumber:
-		return strconv.AppendUint(b, v.num, 16)
+		return appendHexUint(b, v.num)
 	case timestamp:
 		return appendTimestamp(b, int64(v.num))
 	case address:
-		return v.ref.(*netip.Addr).Unmap().AppendTo(b)
+		return appendAddr(b, *v.ref.(*netip.Addr))
+	case integers:
+		for i, n := range *v.ref.(*[]uint32) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendUint(b, uint64(n))
+		}
+		return b
 	}
 	return append(b, name(v.kind, v.num)...)
-}
-
-// appendDecimal appends n/10^places, without zeros at the end.
-func appendDecimal(b []byte, n int64, places int) []byte {
-	u := uint64(n)
-	if n < 0 {
-		b = append(b, '-')
-		u = -u
-	}
-	unit := uint64(1)
-	for range places {
-		unit *= 10
-	}
-	b = strconv.AppendUint(b, u/unit, 10)
-	if u %= unit; u != 0 {
-		b = append(b, '.')
-		for u%10 == 0 {
-			u /= 10
-			places--
-		}
-		b = appendDigits(b, u, places)
-	}
-	return b
-}
-
-// appendDigits appends the last width decimal digits of n.
-func appendDigits(b []byte, n uint64, width int) []byte {
-	at := len(b) + width
-	for range width {
-		b = append(b, '0')
-	}
-	for i := at - 1; n > 0 && i >= at-width; i-- {
-		b[i] = byte('0' + n%10)
-		n /= 10
-	}
-	return b
-}
-
-// appendTimestamp appends ns since the epoch as RFC 3339, UTC, with nine
-// digits of nanoseconds.
-func appendTimestamp(b []byte, ns int64) []byte {
-	t := time.Unix(0, ns).UTC()
-	b = appendDate(b, t)
-	b = append(b, 'T')
-	b = appendClock(b, t)
-	b = append(b, '.')
-	b = appendDigits(b, uint64(t.Nanosecond()), 9)
-	return append(b, 'Z')
-}
-
-func appendDate(b []byte, t time.Time) []byte {
-	year, month, day := t.Date()
-	b = appendDigits(b, uint64(year), 4)
-	b = append(b, '-')
-	b = appendDigits(b, uint64(month), 2)
-	b = append(b, '-')
-	return appendDigits(b, uint64(day), 2)
-}
-
-func appendClock(b []byte, t time.Time) []byte {
-	hour, minute, second := t.Clock()
-	b = appendDigits(b, uint64(hour), 2)
-	b = append(b, ':')
-	b = appendDigits(b, uint64(minute), 2)
-	b = append(b, ':')
-	return appendDigits(b, uint64(second), 2)
 }
