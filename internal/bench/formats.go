@@ -23,6 +23,7 @@ type formatTrial struct {
 	Format, Sink string
 	Events       int
 	Printed      int
+	Foreign      int // lines about others' events, and a heading or a summary
 	Lost         int // as it says itself
 	Misses       int // that the kernel kept from a program that was running
 	// Hidden are those that interrupted process 1, when some kernels run no
@@ -48,7 +49,7 @@ func (t *formatTrial) String() string {
 }
 
 // userCost is user CPU for an event, in nanoseconds.
-func (t *formatTrial) userCost() float64 { return float64(t.User) / float64(max(1, t.Printed)) }
+func (t *formatTrial) userCost() float64 { return float64(t.User) / float64(max(1, t.Printed+t.Foreign)) }
 
 func mib(n uint64) float64 { return float64(n) / (1 << 20) }
 
@@ -113,7 +114,7 @@ func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l st
 	if err != nil {
 		return t, err
 	}
-	t.Printed = lines.events
+	t.Printed, t.Foreign = lines.events, lines.lines-lines.events
 	if t.Lost, err = lostOf(p.text(), lines.last); err != nil {
 		return t, err
 	}

@@ -13,6 +13,7 @@ import (
 
 // tally is what a tool's output holds.
 type tally struct {
+	lines  int
 	events int    // lines that match
 	last   string // line, of any kind
 }
@@ -45,6 +46,9 @@ func count(r io.Reader, m match) (t tally, err error) {
 		line, err := b.ReadSlice('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			return t, err
+		}
+		if len(line) > 0 {
+			t.lines++
 		}
 		if bytes.Contains(line, addr) && bytes.Contains(line, word) &&
 			!bytes.Contains(line, unsent[0]) && !bytes.Contains(line, unsent[1]) {

@@ -89,6 +89,11 @@ func (r *Report) Markdown() string {
 	if r.formats != nil {
 		section("Formats in the storm")
 		writeTable(&b, []string{"format", "to a", "user CPU an event", "peak memory", "events", "printed", "lost", "skipped by the kernel", "unexplained"}, r.formatRows())
+		foreign := 0.0
+		for _, t := range r.formats {
+			foreign = max(foreign, float64(t.Foreign)/float64(t.Events))
+		}
+		writeDisturbed(&b, foreign)
 	}
 	if r.starts != nil || r.lone != nil {
 		section("Start, memory, delay")
@@ -164,11 +169,16 @@ func (c *comparison) write(b *strings.Builder, cpu bool) {
 			foreign = max(foreign, s.Trials[i].foreign())
 		}
 	}
-	if foreign > 0.01 {
-		fmt.Fprintf(b, "\n**The machine was not quiet**: others made up to %.0f%% as many events meanwhile.\n", 100*foreign)
-	}
+	writeDisturbed(b, foreign)
 	if hidden > 0 {
 		fmt.Fprintf(b, "\nThis kernel hid up to %d events a round from BPF programs. They count as lost by nobody.\n", hidden)
+	}
+}
+
+// writeDisturbed says that others made events too, the given share at most.
+func writeDisturbed(b *strings.Builder, share float64) {
+	if share > 0.01 {
+		fmt.Fprintf(b, "\n**The machine was not quiet**: others made up to %.0f%% as many events meanwhile.\n", 100*share)
 	}
 }
 
