@@ -22,11 +22,12 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-// rowsOf are the rows of one namespace, by counter.
+// rowsOf are the rows of one namespace, by counter: not of those that had its
+// number before, and are gone.
 func rowsOf(audit []events.Audit, netns uint32) map[string]events.Audit {
 	m := map[string]events.Audit{}
 	for _, a := range audit {
-		if a.NetNS == netns {
+		if _, ok := m[a.Counter]; a.NetNS == netns && !(ok && a.Verdict == events.Unchecked) {
 			m[a.Counter] = a
 		}
 	}
