@@ -42,6 +42,10 @@ const volatile struct filters filter;
 /* bpf_get_socket_cookie exists for tracing programs (from 5.12, c5dbb89fc2ac)
  */
 const volatile bool have_cookie_helper;
+/* So does bpf_get_current_task_btf (from 5.11, 3ca1032ab7ab) */
+const volatile bool have_task_helper;
+/* And so does bpf_rdonly_cast (from 6.2, a35b9af4ec2c) */
+const volatile bool have_rdonly_cast;
 const volatile bool want_resets;
 const volatile bool want_states;
 const volatile u64 conn_seed;	 /* makes conn of a socket without a cookie */
@@ -125,42 +129,35 @@ struct {
 	__type(value, struct cgroup_names);
 } cgroup_scratch SEC(".maps");
 
-/* What is remembered of a socket: who opened it, which of its lives this is. */
+/* What is remembered of a socket: who has it, which of its lives this is. */
 struct memory {
 	u64 cookie;
 	u64 born; /* conn of this life where there is no cookie */
 	u32 life; /* 0 unless the socket may have lived before */
 	u32 pid;
 	char comm[16];
-	u8 last_state; /* before CLOSE */
-	bool held;     /* at CLOSE a process had yet to close it */
-	u8 pad[6];
+	bool closed;   /* the life is over */
+	u8 last_state; /* before that */
+	bool held;     /* a process had yet to close the socket by then */
+	u8 pad[5];
 	u64 unborn; /* when a child was made whose ends are not known yet */
 };
 
-/* Live sockets by address. Inserted at connect, listen and close, which run in
- * the owner; deleted at CLOSE; read by every event. LRU, so that a missed CLOSE
- * costs an old entry and not a new one. */
+/* By the socket's address. Inserted at connect, listen and close, which run in
+ * the owner; read by every event. After CLOSE it stays for the reset that may
+ * follow and for destroy_sock, and until another socket has the address, or
+ * it is evicted by age: writing over it costs less than deleting it and
+ * inserting another. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
 	__type(key, u64);
 	__type(value, struct memory);
-} open_socks SEC(".maps");
+} socks SEC(".maps");
 
-/* Sockets that a reset may still follow, or that a process still has to close,
- * by address. Inserted at CLOSE, read by resets and by destroy_sock, evicted by
- * age. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, u64);
-	__type(value, struct memory);
-} closed_socks SEC(".maps");
-
-/* Who closed a socket that had lost its connection before, by conn: whoever had
- * it may be gone, with it, before the event is read. Inserted by destroy_sock,
- * read by user space, evicted by age. */
+/* Who closed a connection that events may have come from before its process was
+ * known, by conn: the socket may be gone before they are read. Inserted at
+ * close, read by user space, evicted by age. */
 struct closer {
 	u32 pid;
 	char comm[16];
@@ -168,12 +165,15 @@ struct closer {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 32768);
 	__type(key, u64);
 	__type(value, struct closer);
 } closers SEC(".maps");
 
 u32 closers_total; /* grows with every entry: whether to look */
+
+/* The thread of user space that looks who has what, 0 while none does. */
+u32 looker;
 
 /* -- records -- */
 
@@ -219,12 +219,14 @@ static __always_inline struct audit *audit_of(u64 key, u32 netns)
 }
 
 /*
- * READ follows a typed pointer of a tp_btf program directly, and any other
- * with bpf_probe_read_kernel. direct is a constant of each call, so that one
+ * READ and READ_FIELD follow a typed pointer directly, and any other with
+ * bpf_probe_read_kernel. direct is a constant of each call, so that one
  * body serves both.
  */
 #define READ(direct, ptr, field)                                               \
 	((direct) ? (ptr)->field : BPF_CORE_READ(ptr, field))
+#define READ_FIELD(direct, ptr, field)                                         \
+	((direct) ? FIELD(ptr, field) : PROBE_FIELD(ptr, field))
 
 /* Never another namespace's; 0 if net is NULL. */
 static __always_inline u64 net_key(bool direct, struct net *net)
@@ -477,19 +479,10 @@ static __always_inline void note_cgroup(struct totals *c,
 	keep_cgroup(sk, h->cgroup);
 }
 
+/* port is inet_sport, which a typed struct sock doesn't have. */
 static __always_inline void read_ports(bool direct, struct header *h,
-				       struct sock *sk)
+				       struct sock *sk, u16 port)
 {
-	struct inet_sock *inet = (void *)sk;
-	u16 port = direct ? 0 : BPF_CORE_READ(inet, inet_sport);
-
-	/* A typed struct sock can't be read as the larger inet_sock. */
-	if (direct) {
-		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
-		if (tp)
-			port = tp->inet_conn.icsk_inet.inet_sport;
-	}
 	/* At CLOSE skc_num is already 0 (inet_put_port); before the first
 	 * packet inet_sport may be. */
 	h->lport =
@@ -523,6 +516,17 @@ static __always_inline struct memory *same_sock(struct memory *m, u64 cookie)
 	return m && (!m->cookie || !cookie || m->cookie == cookie) ? m : NULL;
 }
 
+/* The same, if the socket is alive. */
+static __always_inline struct memory *same_life(struct memory *m, u64 cookie)
+{
+	return m && !m->closed ? same_sock(m, cookie) : NULL;
+}
+
+static __always_inline struct memory *recall(u64 sk, u64 cookie)
+{
+	return same_life(bpf_map_lookup_elem(&socks, &sk), cookie);
+}
+
 static __always_inline void use_memory(struct header *h, struct memory *m)
 {
 	h->conn = conn_id(h->cookie, m);
@@ -535,18 +539,15 @@ static __always_inline void use_memory(struct header *h, struct memory *m)
 /* Everything of a full socket that a tp_btf program was given. */
 static __always_inline void read_sock(struct header *h, struct sock *sk)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
 	read_owner(true, h, sk);
 	COPY_ADDRS(true, h, sk, __sk_common);
-	read_ports(true, h, sk);
+	read_ports(true, h, sk, tp ? tp->inet_conn.icsk_inet.inet_sport : 0);
 	h->state = sk->__sk_common.skc_state;
 	h->cookie = sk->__sk_common.skc_cookie.counter;
 	if (!h->cookie && have_cookie_helper)
 		h->cookie = bpf_get_socket_cookie(sk);
-}
-
-static __always_inline struct memory *recall(u64 sk, u64 cookie)
-{
-	return same_sock(bpf_map_lookup_elem(&open_socks, &sk), cookie);
 }
 
 /* -- retransmissions -- */
@@ -850,6 +851,7 @@ int retransmit_synack(u64 *ctx)
 #define IPV6_HOP_LIMIT 7
 #define IPV6_SADDR 8
 #define IPV6_DADDR 24
+#define TCP_HEADER 20
 #define TCP_DOFF 12
 #define TCP_FLAGS 13
 #define TCPHDR_RST 0x04
@@ -859,25 +861,26 @@ struct packet {
 	u32 daddr[4];
 	u8 ttl;
 	bool known;
-	unsigned char *tcp;
-	u16 sport;
-	u16 dport;
+	u8 tcp[TCP_HEADER]; /* without options */
+	unsigned char *options;
 };
 
-/* The packet that provoked a reset: it comes from the remote end. */
-static __always_inline void read_packet(struct packet *p, struct sk_buff *skb)
-{
-	unsigned char *head = BPF_CORE_READ(skb, head);
-	unsigned char *ip = head + BPF_CORE_READ(skb, network_header);
-	u8 raw[40];
-	u16 ports[2];
+#define SPORT(p) bpf_ntohs(*(u16 *)(p)->tcp)
+#define DPORT(p) bpf_ntohs(*(u16 *)((p)->tcp + 2))
 
-	p->tcp = head + BPF_CORE_READ(skb, transport_header);
+/* The packet that provoked a reset: it comes from the remote end. */
+static __always_inline void read_packet(bool direct, struct packet *p,
+					struct sk_buff *skb)
+{
+	unsigned char *head = READ(direct, skb, head);
+	unsigned char *ip = head + READ(direct, skb, network_header);
+	unsigned char *tcp = head + READ(direct, skb, transport_header);
+	u8 raw[40];
+
 	if (bpf_probe_read_kernel(raw, sizeof(raw), ip) ||
-	    bpf_probe_read_kernel(ports, sizeof(ports), p->tcp))
+	    bpf_probe_read_kernel(p->tcp, sizeof(p->tcp), tcp))
 		return;
-	p->sport = bpf_ntohs(ports[0]);
-	p->dport = bpf_ntohs(ports[1]);
+	p->options = tcp + TCP_HEADER;
 	if (raw[0] >> 4 == 4) {
 		set_v4(p->saddr, *(u32 *)(raw + IPV4_SADDR));
 		set_v4(p->daddr, *(u32 *)(raw + IPV4_DADDR));
@@ -892,39 +895,41 @@ static __always_inline void read_packet(struct packet *p, struct sk_buff *skb)
 
 static __always_inline void write_trigger(struct reset *r, struct packet *p)
 {
+	u8 *options = r->tcp + TCP_HEADER;
 	u32 len;
-	u8 doff = 0;
 
 	r->ttl = 0;
 	r->tcp_len = 0;
-	__builtin_memset(r->tcp, 0, sizeof(r->tcp));
+	__builtin_memcpy(r->tcp, p->tcp, TCP_HEADER);
+	__builtin_memset(options, 0, sizeof(r->tcp) - TCP_HEADER);
 	if (!p->known)
 		return;
-	bpf_probe_read_kernel(&doff, 1, p->tcp + TCP_DOFF);
-	len = doff >> 4 << 2;
-	if (len < 20)
-		len = 20;
+	len = p->tcp[TCP_DOFF] >> 4 << 2;
 	if (len > sizeof(r->tcp)) /* for the verifier: 4 bits can't */
 		len = sizeof(r->tcp);
-	if (bpf_probe_read_kernel(r->tcp, len, p->tcp))
+	if (len <= TCP_HEADER)
+		len = TCP_HEADER;
+	else if (bpf_probe_read_kernel(options, len - TCP_HEADER, p->options))
 		return;
 	r->tcp_len = len;
 	r->ttl = p->ttl;
 	r->bits |= RST_TRIGGER;
 }
 
-static __always_inline void audit_reset(struct net *net)
+static __always_inline void audit_reset(bool direct, struct net *net)
 {
-	struct audit *a =
-		audit_of(net_key(false, net), BPF_CORE_READ(net, ns.inum));
+	struct audit *a = NULL;
 
+	if (net)
+		a = audit_of(net_key(direct, net), READ(direct, net, ns.inum));
 	if (a)
 		__sync_fetch_and_add(&a->resets, 1);
 }
 
-/* A reset that TCP sends. sk may be NULL or no full socket, skb is the packet
- * that it answers or NULL. Neither is a pointer that the verifier knows. */
-static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
+/* A reset that TCP sends. sk may be NULL or no full socket, tp is the same, skb
+ * is the packet that it answers or NULL. */
+static __always_inline int reset_sent(bool direct, struct sock *sk,
+				      struct tcp_sock *tp, struct sk_buff *skb,
 				      u32 reason, u32 bits)
 {
 	struct totals *c = count_produced(RECORD_RESET);
@@ -937,46 +942,51 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 	u8 state = 0;
 
 	if (sk) {
-		state = BPF_CORE_READ(sk, __sk_common.skc_state);
-		net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+		state = READ(direct, sk, __sk_common.skc_state);
+		net = READ(direct, sk, __sk_common.skc_net.net);
 	} else {
 		bits |= RST_NO_SOCKET;
-		if (skb)
-			net = BPF_CORE_READ(skb, dev, nd_net.net);
+		if (skb) {
+			struct net_device *dev = READ(direct, skb, dev);
+
+			net = READ(direct, dev, nd_net.net);
+		}
 	}
-	audit_reset(net);
+	audit_reset(direct, net);
 	h.state = state;
 	if (skb)
-		read_packet(&p, skb);
+		read_packet(direct, &p, skb);
 	if (p.known) {
 		__builtin_memcpy(h.laddr, p.daddr, sizeof(h.laddr));
 		__builtin_memcpy(h.raddr, p.saddr, sizeof(h.raddr));
-		h.lport = p.dport;
-		h.rport = p.sport;
+		h.lport = DPORT(&p);
+		h.rport = SPORT(&p);
 	}
 	if (!sk) {
-		h.netns = BPF_CORE_READ(net, ns.inum);
+		if (net)
+			h.netns = READ(direct, net, ns.inum);
 	} else if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV) {
 		/* Not a full socket: only the common part exists. */
-		h.netns = BPF_CORE_READ(net, ns.inum);
-		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+		h.netns = READ(direct, net, ns.inum);
+		h.cookie = READ(direct, sk, __sk_common.skc_cookie.counter);
 		h.conn = h.cookie;
 	} else {
-		struct tcp_sock *tp = (void *)sk;
 		unsigned long flags;
 		u32 unread;
 		u64 cookie;
 
-		read_owner(false, &h, sk);
+		read_owner(direct, &h, sk);
 		if (!p.known) {
-			COPY_ADDRS(false, &h, sk, __sk_common);
-			read_ports(false, &h, sk);
+			COPY_ADDRS(direct, &h, sk, __sk_common);
+			read_ports(direct, &h, sk,
+				   READ(direct, tp,
+					inet_conn.icsk_inet.inet_sport));
 		}
-		cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-		m = recall(key, cookie);
+		cookie = READ(direct, sk, __sk_common.skc_cookie.counter);
+		m = same_sock(bpf_map_lookup_elem(&socks, &key), cookie);
+		if (m && m->closed != (state == TCP_CLOSE))
+			m = NULL;
 		if (state == TCP_CLOSE) {
-			m = same_sock(bpf_map_lookup_elem(&closed_socks, &key),
-				      cookie);
 			h.state = 0;
 			if (m) {
 				h.state = m->last_state;
@@ -991,28 +1001,28 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 			 * the connection is another. */
 			h.conn = 0;
 			h.bits |= SOCK_LISTENER;
-			if (BPF_CORE_READ(sk, sk_ack_backlog) >
-			    BPF_CORE_READ(sk, sk_max_ack_backlog))
+			if (READ(direct, sk, sk_ack_backlog) >
+			    READ(direct, sk, sk_max_ack_backlog))
 				bits |= RST_BACKLOG_FULL;
 		}
-		flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
+		flags = READ(direct, sk, __sk_common.skc_flags);
 		if (has_flag(flags, SOCK_LINGER) &&
-		    !BPF_CORE_READ(sk, sk_lingertime))
+		    !READ(direct, sk, sk_lingertime))
 			bits |= RST_LINGER0;
-		if (PROBE_FIELD(sk, sk_shutdown) & RCV_SHUTDOWN)
+		if (READ_FIELD(direct, sk, sk_shutdown) & RCV_SHUTDOWN)
 			bits |= RST_RCV_SHUTDOWN;
-		if (BPF_CORE_READ(tp, linger2) < 0)
+		if (READ(direct, tp, linger2) < 0)
 			bits |= RST_LINGER2;
-		if (PROBE_FIELD(&tp->inet_conn, icsk_probes_out))
+		if (READ_FIELD(direct, &tp->inet_conn, icsk_probes_out))
 			bits |= RST_PROBED;
-		if (BPF_CORE_READ(sk, sk_socket))
+		if (READ(direct, sk, sk_socket))
 			bits |= RST_ATTACHED;
 		/* tcp_close() has flushed the receive queue by now, but what
 		 * was copied to the user still lags what was received. A FIN
 		 * (tcp_fin() sets SOCK_DONE) takes one number and is no data.
 		 */
-		unread = BPF_CORE_READ(tp, rcv_nxt) -
-			 BPF_CORE_READ(tp, copied_seq);
+		unread = READ(direct, tp, rcv_nxt) -
+			 READ(direct, tp, copied_seq);
 		if (unread > has_flag(flags, SOCK_DONE))
 			bits |= RST_UNREAD;
 	}
@@ -1031,7 +1041,7 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 	r->bits = bits;
 	r->sk_err = 0;
 	if (sk && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV)
-		r->sk_err = BPF_CORE_READ(sk, sk_err);
+		r->sk_err = READ(direct, sk, sk_err);
 	write_trigger(r, &p);
 	submit(r);
 	return 0;
@@ -1045,6 +1055,7 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 SEC("raw_tp/tcp_send_reset")
 int send_reset(struct bpf_raw_tracepoint_args *ctx)
 {
+	void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
 	u32 reason = 0, bits = 0;
 
 	/* From 6.10 (5691276b39da and others) there is a reason. */
@@ -1053,8 +1064,17 @@ int send_reset(struct bpf_raw_tracepoint_args *ctx)
 		reason = ctx->args[2];
 		bits |= RST_REASON;
 	}
-	return reset_sent((struct sock *)ctx->args[0],
-			  (struct sk_buff *)ctx->args[1], reason, bits);
+	if (have_rdonly_cast)
+		return reset_sent(
+			true,
+			bpf_rdonly_cast(sk,
+					bpf_core_type_id_kernel(struct sock)),
+			bpf_rdonly_cast(
+				sk, bpf_core_type_id_kernel(struct tcp_sock)),
+			bpf_rdonly_cast(
+				skb, bpf_core_type_id_kernel(struct sk_buff)),
+			reason, bits);
+	return reset_sent(false, sk, sk, skb, reason, bits);
 }
 
 static __always_inline bool full_sock(struct sock *sk)
@@ -1130,7 +1150,7 @@ static __always_inline int untraced_reset(u64 *ctx, bool ipv4)
 	 * signature is right, which can't be told from here. */
 	if (is_signed(tcp))
 		return 0;
-	return reset_sent(sk, skb, 0, 0);
+	return reset_sent(false, sk, (void *)sk, skb, 0, 0);
 }
 
 SEC("fentry/tcp_v4_send_reset")
@@ -1157,7 +1177,7 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 	struct reset *r;
 	struct sock *sk;
 
-	read_packet(&p, skb);
+	read_packet(false, &p, skb);
 	h.netns = BPF_CORE_READ(net, ns.inum);
 	/* Of an outgoing packet, or of one that early demultiplexing knows. */
 	sk = BPF_CORE_READ(skb, sk);
@@ -1172,13 +1192,13 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 	if (p.known && outgoing) {
 		__builtin_memcpy(h.laddr, p.saddr, sizeof(h.laddr));
 		__builtin_memcpy(h.raddr, p.daddr, sizeof(h.raddr));
-		h.lport = p.sport;
-		h.rport = p.dport;
+		h.lport = SPORT(&p);
+		h.rport = DPORT(&p);
 	} else if (p.known) {
 		__builtin_memcpy(h.laddr, p.daddr, sizeof(h.laddr));
 		__builtin_memcpy(h.raddr, p.saddr, sizeof(h.raddr));
-		h.lport = p.dport;
-		h.rport = p.sport;
+		h.lport = DPORT(&p);
+		h.rport = SPORT(&p);
 	}
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
@@ -1303,7 +1323,7 @@ int receive_reset(u64 *ctx)
 	in = bpf_map_lookup_elem(&incoming_reset, &zero);
 	if (in && in->sk == (u64)sk && in->skb) {
 		in->sk = 0;
-		read_packet(&p, (struct sk_buff *)in->skb);
+		read_packet(false, &p, (struct sk_buff *)in->skb);
 	}
 	read_sock(&h, sk);
 	if (!accept(c, &h, 1 << h.state))
@@ -1382,29 +1402,58 @@ static __always_inline bool reset_may_follow(int state)
 	       state == TCP_LAST_ACK;
 }
 
+/* Whether current is a thread of the kernel, which works for somebody else:
+ * MPTCP's subflows, the last close of a file. */
+static __always_inline bool in_kernel_thread(void)
+{
+	struct task_struct *task;
+
+	if (have_task_helper) {
+		task = bpf_get_current_task_btf();
+		return task->flags & PF_KTHREAD;
+	}
+	task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, flags) & PF_KTHREAD;
+}
+
+/* The process that is current, and its name, which is not its thread's. */
+static __always_inline void read_current(u32 *pid, char *comm)
+{
+	struct task_struct *task;
+
+	*pid = bpf_get_current_pid_tgid() >> 32;
+	if (have_task_helper) {
+		task = bpf_get_current_task_btf();
+		task = task->group_leader;
+		__builtin_memcpy(comm, task->comm, sizeof(task->comm));
+		return;
+	}
+	task = (void *)bpf_get_current_task();
+	bpf_probe_read_kernel(
+		comm, sizeof(task->comm),
+		BPF_CORE_READ(task, group_leader) +
+			bpf_core_field_offset(struct task_struct, comm));
+}
+
+/* Whether current does for itself what it does. Our own iterator keeps each
+ * open file for a moment, and so may be the last to let go of one. */
+static __always_inline bool on_own_behalf(void)
+{
+	return !in_kernel_thread() &&
+	       (u32)bpf_get_current_pid_tgid() != *(volatile u32 *)&looker;
+}
+
 /* connect(), listen() and close() run in a process that has the socket, and
  * lock it. Where the lock is not a process's, current is whoever was
  * interrupted, or the other end. */
 static __always_inline bool user_is_current(struct sock *sk)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
 	if (!sk->sk_lock.owned)
 		return false;
 	/* tcp_abort(): "ss -K" works on the sockets of others. */
 	if (sk->sk_err == ECONNABORTED)
 		return false;
-	/* A kernel thread (MPTCP's subflows, the last close of a file) works
-	 * for somebody else. */
-	return !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
-}
-
-static __always_inline void read_current(u32 *pid, char (*comm)[16])
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	*pid = bpf_get_current_pid_tgid() >> 32;
-	BPF_CORE_READ_STR_INTO(comm, task, group_leader, comm);
+	return on_own_behalf();
 }
 
 /* time is that of a change that was put off, else 0. */
@@ -1436,17 +1485,24 @@ static __always_inline void emit_change(struct header *h, struct sock *sk,
 	submit(r);
 }
 
-/* A socket begins a life in a process, or as the child of a listener. */
-static __always_inline struct memory *
-begin_life(struct sock *sk, u64 cookie, int new, bool lived, bool unborn)
+/* A socket begins a life in a process, or as the child of a listener. m is what
+ * stands at its address. */
+static __always_inline struct memory *begin_life(struct memory *m,
+						 struct sock *sk, u64 cookie,
+						 int new, bool lived,
+						 bool unborn)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct memory fresh = {.cookie = cookie};
 	u64 key = (u64)sk;
 
+	/* With the helper a child needs no memory: it will have the cookie of
+	 * its request, as its SYN-ACK has. */
+	if (new == TCP_SYN_RECV && have_cookie_helper &&
+	    !(unborn && want_states))
+		return NULL;
 	/* A child in SYN_RECV runs in the softirq of whoever. */
-	if (new != TCP_SYN_RECV && !(BPF_CORE_READ(task, flags) & PF_KTHREAD))
-		read_current(&fresh.pid, &fresh.comm);
+	if (new != TCP_SYN_RECV && !in_kernel_thread())
+		read_current(&fresh.pid, fresh.comm);
 	if (!cookie && !(unborn && have_cookie_helper))
 		fresh.born = spread(conn_seed ^ (u64)lives++ << 40 ^
 				    bpf_ktime_get_boot_ns()) |
@@ -1455,13 +1511,18 @@ begin_life(struct sock *sk, u64 cookie, int new, bool lived, bool unborn)
 		fresh.life = 1 + (lives++ & 0x3fff);
 	if (unborn && want_states)
 		fresh.unborn = bpf_ktime_get_boot_ns();
-	/* With the helper a child needs no other memory: it will have the
-	 * cookie of its request, as its SYN-ACK has. NULL, then: what is there
-	 * is of a socket that had this address before. */
-	if (new == TCP_SYN_RECV && have_cookie_helper && !fresh.unborn)
-		return NULL;
-	bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
-	return recall(key, cookie);
+	if (m) {
+		*m = fresh;
+		return m;
+	}
+	bpf_map_update_elem(&socks, &key, &fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&socks, &key);
+}
+
+static __always_inline void note_closer(u64 conn, const struct closer *closer)
+{
+	bpf_map_update_elem(&closers, &conn, closer, BPF_ANY);
+	__sync_fetch_and_add(&closers_total, 1);
 }
 
 /* A process closes a socket, or is about to find out that it was closed. */
@@ -1469,15 +1530,28 @@ static __always_inline struct memory *learn_closer(struct memory *m,
 						   struct sock *sk, u64 cookie)
 {
 	struct memory fresh = {.cookie = cookie};
+	struct closer closer = {};
 	u64 key = (u64)sk;
+	u64 conn;
 
+	read_current(&closer.pid, closer.comm);
+	if (!m || m->pid != closer.pid) {
+		/* It was accepted, handed over, or there before the start. */
+		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+		conn = conn_id(cookie, m);
+		if (conn && (want_states || (tp && tp->total_retrans)))
+			note_closer(conn, &closer);
+	}
 	if (m) {
-		read_current(&m->pid, &m->comm);
+		m->pid = closer.pid;
+		__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
 		return m;
 	}
-	read_current(&fresh.pid, &fresh.comm);
-	bpf_map_update_elem(&open_socks, &key, &fresh, BPF_ANY);
-	return recall(key, cookie);
+	fresh.pid = closer.pid;
+	__builtin_memcpy(fresh.comm, closer.comm, sizeof(fresh.comm));
+	bpf_map_update_elem(&socks, &key, &fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&socks, &key);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -1509,14 +1583,16 @@ int set_state(u64 *ctx)
 	h.cookie = cookie;
 	if (!h.cookie && have_cookie_helper && !unborn)
 		h.cookie = bpf_get_socket_cookie(sk);
-	m = recall(key, h.cookie);
+	m = bpf_map_lookup_elem(&socks, &key);
 	if (new == TCP_SYN_SENT || new == TCP_LISTEN ||
 	    (new == TCP_SYN_RECV &&old == TCP_LISTEN)) {
-		m = begin_life(sk, h.cookie, new, cookie, unborn);
-	} else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
-		    new == TCP_CLOSE) &&
-		   user_is_current(sk)) {
-		m = learn_closer(m, sk, h.cookie);
+		m = begin_life(m, sk, h.cookie, new, cookie, unborn);
+	} else {
+		m = same_life(m, h.cookie);
+		if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
+		     new == TCP_CLOSE) &&
+		    user_is_current(sk))
+			m = learn_closer(m, sk, h.cookie);
 	}
 	/* Read again, the verifier forgets what it concluded of them: the ways
 	 * here become one. */
@@ -1530,7 +1606,7 @@ int set_state(u64 *ctx)
 				    m->unborn);
 			m->unborn = 0;
 			if (have_cookie_helper) {
-				bpf_map_delete_elem(&open_socks, &key);
+				m->closed = true; /* it needs none */
 				m = NULL;
 			}
 		}
@@ -1540,19 +1616,20 @@ int set_state(u64 *ctx)
 		/* A process has yet to close it. */
 		held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD) &&
 		       !user_is_current(sk);
-		if (held || (want_resets && reset_may_follow(old))) {
-			struct memory last = {};
+		if (m) {
+			m->closed = true;
+			m->last_state = old;
+			m->held = held;
+		} else if (held || (want_resets && reset_may_follow(old))) {
+			struct memory last = {
+				.cookie = h.cookie,
+				.closed = true,
+				.last_state = old,
+				.held = held,
+			};
 
-			if (m)
-				last = *m;
-			last.cookie = h.cookie;
-			last.last_state = old;
-			last.held = held;
-			bpf_map_update_elem(&closed_socks, &key, &last,
-					    BPF_ANY);
+			bpf_map_update_elem(&socks, &key, &last, BPF_ANY);
 		}
-		if (m)
-			bpf_map_delete_elem(&open_socks, &key);
 	}
 	return 0;
 }
@@ -1563,7 +1640,6 @@ SEC("tp_btf/tcp_destroy_sock")
 int destroy_sock(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct closer closer = {};
 	struct memory *m;
 	u64 key = (u64)sk;
@@ -1571,19 +1647,18 @@ int destroy_sock(u64 *ctx)
 
 	if (!sk->sk_lock.owned)
 		return 0;
-	m = same_sock(bpf_map_lookup_elem(&closed_socks, &key),
+	m = same_sock(bpf_map_lookup_elem(&socks, &key),
 		      sk->__sk_common.skc_cookie.counter);
-	if (!m || !m->held || BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (!m || !m->held || !on_own_behalf())
 		return 0;
 	m->held = false;
-	read_current(&closer.pid, &closer.comm);
+	read_current(&closer.pid, closer.comm);
 	conn = conn_id(m->cookie, m);
 	if (closer.pid == m->pid || !conn)
 		return 0;
 	m->pid = closer.pid;
 	__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
-	bpf_map_update_elem(&closers, &conn, &closer, BPF_ANY);
-	__sync_fetch_and_add(&closers_total, 1);
+	note_closer(conn, &closer);
 	return 0;
 }
 

@@ -84,9 +84,10 @@ type TcptraceMemory struct {
 	Life      uint32
 	Pid       uint32
 	Comm      [16]int8
+	Closed    bool
 	LastState uint8
 	Held      bool
-	Pad       [6]uint8
+	Pad       [5]uint8
 	Unborn    uint64
 }
 
@@ -223,12 +224,11 @@ const (
 	TcptraceMapAudits              = "audits"
 	TcptraceMapCgroupScratch       = "cgroup_scratch"
 	TcptraceMapCgroups             = "cgroups"
-	TcptraceMapClosedSocks         = "closed_socks"
 	TcptraceMapClosers             = "closers"
 	TcptraceMapCounts              = "counts"
 	TcptraceMapIncomingReset       = "incoming_reset"
-	TcptraceMapOpenSocks           = "open_socks"
 	TcptraceMapRecords             = "records"
+	TcptraceMapSocks               = "socks"
 	TcptraceProgDestroySock        = "destroy_sock"
 	TcptraceProgDwellers           = "dwellers"
 	TcptraceProgFirewallResetV4    = "firewall_reset_v4"
@@ -248,7 +248,10 @@ const (
 	TcptraceVarFilter              = "filter"
 	TcptraceVarFirewallHasSk       = "firewall_has_sk"
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
+	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
+	TcptraceVarHaveTaskHelper      = "have_task_helper"
 	TcptraceVarLives               = "lives"
+	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
 	TcptraceVarProbeFinTimeout     = "probe_fin_timeout"
 	TcptraceVarProbeKeepaliveIntvl = "probe_keepalive_intvl"
@@ -329,12 +332,11 @@ type TcptraceMapSpecs struct {
 	Audits        *ebpf.MapSpec `ebpf:"audits"`
 	CgroupScratch *ebpf.MapSpec `ebpf:"cgroup_scratch"`
 	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
-	ClosedSocks   *ebpf.MapSpec `ebpf:"closed_socks"`
 	Closers       *ebpf.MapSpec `ebpf:"closers"`
 	Counts        *ebpf.MapSpec `ebpf:"counts"`
 	IncomingReset *ebpf.MapSpec `ebpf:"incoming_reset"`
-	OpenSocks     *ebpf.MapSpec `ebpf:"open_socks"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
+	Socks         *ebpf.MapSpec `ebpf:"socks"`
 }
 
 // TcptraceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -346,7 +348,10 @@ type TcptraceVariableSpecs struct {
 	Filter              *ebpf.VariableSpec `ebpf:"filter"`
 	FirewallHasSk       *ebpf.VariableSpec `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
+	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
+	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
+	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.VariableSpec `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.VariableSpec `ebpf:"probe_keepalive_intvl"`
@@ -385,12 +390,11 @@ type TcptraceMaps struct {
 	Audits        *ebpf.Map `ebpf:"audits"`
 	CgroupScratch *ebpf.Map `ebpf:"cgroup_scratch"`
 	Cgroups       *ebpf.Map `ebpf:"cgroups"`
-	ClosedSocks   *ebpf.Map `ebpf:"closed_socks"`
 	Closers       *ebpf.Map `ebpf:"closers"`
 	Counts        *ebpf.Map `ebpf:"counts"`
 	IncomingReset *ebpf.Map `ebpf:"incoming_reset"`
-	OpenSocks     *ebpf.Map `ebpf:"open_socks"`
 	Records       *ebpf.Map `ebpf:"records"`
+	Socks         *ebpf.Map `ebpf:"socks"`
 }
 
 func (m *TcptraceMaps) Close() error {
@@ -398,12 +402,11 @@ func (m *TcptraceMaps) Close() error {
 		m.Audits,
 		m.CgroupScratch,
 		m.Cgroups,
-		m.ClosedSocks,
 		m.Closers,
 		m.Counts,
 		m.IncomingReset,
-		m.OpenSocks,
 		m.Records,
+		m.Socks,
 	)
 }
 
@@ -416,7 +419,10 @@ type TcptraceVariables struct {
 	Filter              *ebpf.Variable `ebpf:"filter"`
 	FirewallHasSk       *ebpf.Variable `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
+	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
+	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
+	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
 	ProbeFinTimeout     *ebpf.Variable `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.Variable `ebpf:"probe_keepalive_intvl"`

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -205,48 +204,6 @@ func tempFile(t *testing.T) *os.File {
 	return f
 }
 
-// storm makes n connections to closed ports of addr, as fast as two threads can.
-func storm(t *testing.T, ns *lab.Namespace, addr netip.Addr, n int) {
-	t.Helper()
-	const workers = 2
-	errs := make(chan error, workers)
-	for w := range workers {
-		go func() {
-			runtime.LockOSThread() // for good: the thread ends with the goroutine
-			if err := unix.Setns(ns.FD(), unix.CLONE_NEWNET); err != nil {
-				errs <- err
-				return
-			}
-			to := &unix.SockaddrInet4{Port: 9, Addr: addr.As4()}
-			for i := w; i < n; i += workers {
-				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-				if err != nil {
-					errs <- err
-					return
-				}
-				err = unix.Connect(fd, to)
-				for errors.Is(err, unix.EINTR) { // the runtime's preemption
-					err = unix.Connect(fd, to)
-				}
-				if err := unix.Close(fd); err != nil {
-					errs <- err
-					return
-				}
-				if !errors.Is(err, unix.ECONNREFUSED) {
-					errs <- fmt.Errorf("connection %d: %w in place of a refusal", i, err)
-					return
-				}
-			}
-			errs <- nil
-		}()
-	}
-	for range workers {
-		if err := <-errs; err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 const stormSize = 200_000
 
 var kindCount = regexp.MustCompile(`(refused|peer|state) (\d+)`)
@@ -313,7 +270,10 @@ func testStorm(t *testing.T, command, format, sink string) {
 		t.Fatal(err)
 	}
 	p := trace(t, stdout, command, "-o", format, "--netns", fmt.Sprint(ns.Inum()))
-	storm(t, ns, place.Addr, stormSize)
+	const threads = 2
+	if err := ns.Storm(t.Context(), place.Addr, stormSize, threads); err != nil {
+		t.Fatal(err)
+	}
 	if sink == "late" { // all of the storm is waiting
 		close(begin)
 	}

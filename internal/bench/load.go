@@ -17,10 +17,6 @@ import (
 
 // A load is trouble of one kind, the same each time.
 type load interface {
-	// tracepoints are those that fire, without their group.
-	tracepoints() []string
-	// command is tcptrace's for it.
-	command() string
 	// run makes the trouble and returns the number of events, as the kernel
 	// counted it.
 	run(ctx context.Context, p lab.Place) (events int, err error)
@@ -28,14 +24,6 @@ type load interface {
 
 // storm is refused connections, four events each.
 type storm struct{ connections int }
-
-func (storm) command() string { return "events" }
-
-func (storm) tracepoints() []string {
-	return []string{
-		"inet_sock_set_state", "tcp_retransmit_skb", "tcp_retransmit_synack", "tcp_send_reset", "tcp_receive_reset",
-	}
-}
 
 func (s storm) run(ctx context.Context, p lab.Place) (events int, err error) {
 	const threads = 2
@@ -60,10 +48,6 @@ const (
 	segmentSize      = 500
 	lossShare        = 0.08
 )
-
-func (lossy) command() string { return "retrans" }
-
-func (lossy) tracepoints() []string { return []string{"tcp_retransmit_skb", "tcp_retransmit_synack"} }
 
 func (l lossy) run(ctx context.Context, p lab.Place) (events int, err error) {
 	// One segment to a socket buffer, so that an event is a segment.

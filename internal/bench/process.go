@@ -24,18 +24,21 @@ const patience = time.Minute
 // process is a tool that runs.
 type process struct {
 	cmd   *exec.Cmd
-	lines chan string // of stderr, closed at its end
+	lines chan string   // of stderr, the first of them
+	done  chan struct{} // closed at the end of stderr
 
 	mu   sync.Mutex
 	said strings.Builder // stderr so far
 }
 
-// start runs a command whose output goes to out. It ends with ctx at the
-// latest.
-func start(ctx context.Context, out *os.File, env []string, name string, args ...string) (*process, error) {
-	p := &process{cmd: exec.CommandContext(ctx, name, args...), lines: make(chan string, 64)}
-	p.cmd.Stdout = out
-	p.cmd.Env = append(os.Environ(), env...)
+// start runs a command whose output goes to out, nowhere if that is nil. It
+// ends with ctx at the latest. The command gets more files from descriptor 3 on.
+func start(ctx context.Context, out *os.File, more []*os.File, name string, args ...string) (*process, error) {
+	p := &process{cmd: exec.CommandContext(ctx, name, args...), lines: make(chan string, 64), done: make(chan struct{})}
+	if out != nil {
+		p.cmd.Stdout = out
+	}
+	p.cmd.ExtraFiles = more
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = 5 * time.Second
 	// Not the terminal's Ctrl-C: tools end when they are told to.
@@ -53,7 +56,7 @@ func start(ctx context.Context, out *os.File, env []string, name string, args ..
 
 // listen keeps what the tool says. Nobody need take the lines.
 func (p *process) listen(r io.Reader) {
-	defer close(p.lines)
+	defer close(p.done)
 	for scan := bufio.NewScanner(r); scan.Scan(); {
 		p.mu.Lock()
 		fmt.Fprintln(&p.said, scan.Text())
@@ -77,10 +80,9 @@ func (p *process) waitLine(part string) error {
 	deadline := time.After(patience)
 	for {
 		select {
-		case line, ok := <-p.lines:
-			if !ok {
-				return fmt.Errorf("%s ended: %s", p.cmd.Path, p.text())
-			}
+		case <-p.done:
+			return fmt.Errorf("%s ended: %s", p.cmd.Path, p.text())
+		case line := <-p.lines:
 			if strings.Contains(line, part) {
 				return nil
 			}
@@ -90,25 +92,31 @@ func (p *process) waitLine(part string) error {
 	}
 }
 
+// ended tells whether it has.
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // pid is the tool's process.
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// end interrupts the tool, as Ctrl-C does, and waits until it has ended. Exit
-// codes in allowed count as success.
-func (p *process) end(allowed ...int) error {
+// end interrupts the tool, as Ctrl-C does, and waits until it has ended.
+func (p *process) end() error {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	late := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
 	defer late.Stop()
-	for range p.lines {
-	}
+	<-p.done
 	err := p.cmd.Wait()
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		for _, code := range allowed {
-			if exit.ExitCode() == code {
-				return nil
-			}
+		if w, ok := exit.Sys().(syscall.WaitStatus); ok && w.Signal() == syscall.SIGINT {
+			return nil // some tools pass it on to themselves
 		}
 	}
 	if err != nil {
@@ -120,7 +128,6 @@ func (p *process) end(allowed ...int) error {
 // kill ends the tool without ceremony, after a failure.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
-	for range p.lines {
-	}
+	<-p.done
 	_ = p.cmd.Wait()
 }

@@ -44,7 +44,7 @@ func try(ctx context.Context, dir string, t tool, l load) (r trial, err error) {
 	if err != nil {
 		return r, err
 	}
-	s, err := t.start(ctx, dir, l)
+	s, err := t.start(ctx, dir)
 	if err != nil {
 		return r, err
 	}

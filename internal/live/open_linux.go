@@ -64,7 +64,7 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	if o.Kernel.States == 0 { // the other filters look at what a connection keeps
 		s.gaps = new(events.Gaps)
 	}
-	if err := s.start(spec, types, wanted, o, limited); err != nil {
+	if err := s.start(ctx, spec, types, wanted, o, limited); err != nil {
 		return nil, errors.Join(types.explain(err), s.Close())
 	}
 	if o.DropRights {
@@ -81,7 +81,7 @@ func Open(ctx context.Context, o Options) (Source, error) {
 }
 
 // start loads and attaches what is wanted, and begins to read.
-func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, o Options, limited bool) (err error) {
+func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *types, wanted []*hook, o Options, limited bool) (err error) {
 	var required []string
 	for _, h := range wanted {
 		if !h.optional() {
@@ -106,6 +106,7 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 	s.spool = newSpool(&s.kernelSide, reader, o.Buffer)
 	go s.spool.run()
 	s.owner.closers, s.owner.closersTotal = s.coll.Maps["closers"], s.coll.Variables["closers_total"]
+	s.owner.looker = s.coll.Variables["looker"]
 	if err := s.coll.Maps["audits"].Put(uint64(0), bpf.TcptraceAudit{}); err != nil {
 		return fmt.Errorf("prepare audits: %w", err)
 	}
@@ -139,7 +140,7 @@ func (s *source) start(spec *ebpf.CollectionSpec, types *types, wanted []*hook, 
 		}
 	}
 	if s.owner.iter != nil { // whoever closes a socket before its first event was there
-		if err := s.owner.look(); err != nil {
+		if err := s.owner.look(ctx); err != nil {
 			return err
 		}
 	}
@@ -234,8 +235,12 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	spec.Maps["records"].MaxEntries = uint32(o.Buffer)
 	// bpf_get_socket_cookie as tracing programs may call it, from 5.12 on
 	// (c5dbb89fc2ac).
-	var cookie *btf.Func
-	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &cookie) == nil
+	var helper *btf.Func
+	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &helper) == nil
+	// bpf_get_current_task_btf, from 5.11 on (3ca1032ab7ab).
+	haveTask := types.spec.TypeByName("bpf_get_current_task_btf", &helper) == nil
+	// From 6.2 on (a35b9af4ec2c).
+	haveCast := types.spec.TypeByName("bpf_rdonly_cast", &helper) == nil
 	firewallHasSk := slices.ContainsFunc(hooks, func(h hook) bool {
 		if !strings.HasPrefix(h.program, "firewall_reset") {
 			return false
@@ -246,6 +251,8 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	for name, v := range map[string]any{
 		"filter":             kernelFilter(&o.Kernel),
 		"have_cookie_helper": haveCookie,
+		"have_task_helper":   haveTask,
+		"have_rdonly_cast":   haveCast,
 		"firewall_has_sk":    firewallHasSk,
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),

@@ -5,14 +5,18 @@ package live
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/bpf"
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -22,25 +26,37 @@ import (
 // owner but the one that connected or listened.
 const maxHolders = 1 << 20
 
-// A look at all open files may take this part of the time, as 1/n: for
-// processes that are known already, and for a socket whose process is not.
+// Looks at all open files may take one part in lookShare of the time, and come
+// lookPause apart, but for a few at once: so many as have their pauses in
+// lookCredit. What waits for a look waits maxPause at most.
 const (
-	recheckShare = 50
-	searchShare  = 10
+	lookShare  = 10
+	lookPause  = uint64(20 * time.Millisecond)
+	lookCredit = uint64(200 * time.Millisecond)
+	maxPause   = uint64(time.Second)
 )
+
+// A second look is given up for this time after one that found nothing more.
+const futilePause = uint64(time.Second)
 
 // owners finds the process that has a socket. The kernel side tells who
 // connected, listened or closed; that is not who accepted a connection, was
 // handed one, or had one before the start. So it looks who has which socket
-// when an event has come, and when that fails because the socket is gone, who
+// after an event has come, and when that fails because the socket is gone, who
 // closed it.
+//
+// No event is named by a look that was made before it, since the socket may
+// have changed hands. In a storm events wait for a look, all that come
+// meanwhile for the same.
 type owners struct {
 	iter         *link.Iter // over open files; nil if the kernel refuses it
 	closers      *ebpf.Map
 	closersTotal *ebpf.Variable
+	looker       *ebpf.Variable
 
 	taken   uint64 // CLOCK_BOOTTIME when the last look began, ns
-	ended   uint64 // and when it ended
+	paid    uint64 // until then the pauses of all looks last, ns
+	futile  uint64 // until then second looks are given up, ns
 	holders []holder
 	sharers map[uint64][]uint32 // by inode, of the sockets that several processes have
 	closed  uint32              // closersTotal
@@ -56,51 +72,60 @@ type holder struct {
 }
 
 // fill sets the owners of a batch of new events.
-func (o *owners) fill(batch []events.Event) error {
-	newer, unknown := false, false
+func (o *owners) fill(ctx context.Context, batch []events.Event) error {
+	newest, held := uint64(0), false
 	for i := range batch {
-		e := &batch[i]
-		if e.HolderInode == 0 || e.Boot < o.taken {
-			continue
-		}
-		newer = true
-		if e.PID == 0 && len(o.of(e)) == 0 {
-			unknown = true
-			break
+		if e := &batch[i]; e.HolderInode != 0 {
+			newest, held = max(newest, e.Boot), true
 		}
 	}
-	if newer && o.iter != nil && o.due(unknown) {
-		if err := o.look(); err != nil {
+	if !held {
+		return nil // no process has them: what the kernel side remembers is all
+	}
+	if newest >= o.taken {
+		if err := o.look(ctx); err != nil {
 			return err
 		}
 	}
-	if newer {
-		if err := o.closersTotal.Get(&o.closed); err != nil {
-			return fmt.Errorf("count closed sockets: %w", err)
-		}
+	unknown, err := o.nameAll(batch)
+	if err != nil || !unknown || o.iter == nil || bootTime() < o.futile {
+		return err
 	}
-	for i := range batch {
-		if err := o.name(&batch[i]); err != nil {
-			return err
-		}
+	// A socket is no open file any more some time before its end, which may be
+	// long where a process exits with many: who closes it will be known soon.
+	if err := o.look(ctx); err != nil {
+		return err
 	}
-	return nil
+	if unknown, err = o.nameAll(batch); unknown {
+		o.futile = bootTime() + futilePause // there are sockets that no process has
+	}
+	return err
 }
 
-// due reports whether a look is worth its time.
-func (o *owners) due(unknown bool) bool {
-	share := uint64(recheckShare)
-	if unknown {
-		share = searchShare
+// nameAll sets the owners of events as far as they are known now.
+func (o *owners) nameAll(batch []events.Event) (unknown bool, err error) {
+	if err := o.closersTotal.Get(&o.closed); err != nil {
+		return false, fmt.Errorf("count closed sockets: %w", err)
 	}
-	return bootTime()-o.ended >= (o.ended-o.taken)*(share-1)
+	for i := range batch {
+		e := &batch[i]
+		if e.HolderInode == 0 {
+			continue
+		}
+		if err := o.name(e); err != nil {
+			return false, err
+		}
+		unknown = unknown || e.PID == 0
+	}
+	return unknown, nil
 }
 
 // name sets the owner of one event.
 func (o *owners) name(e *events.Event) error {
-	if e.HolderInode == 0 {
-		return nil // no process has it: what the kernel side remembers is all
-	}
+	// These a process does itself, and the kernel side was there: that it was
+	// somebody else's a moment later is not to the point.
+	done := e.PID != 0 && e.Type == events.StateChange &&
+		(e.NewState == events.SynSent || e.NewState == events.Listen || e.NewState == events.FinWait1 || e.NewState == events.LastAck)
 	if list := o.of(e); len(list) > 0 {
 		h := &list[0]
 		for i := range list {
@@ -108,13 +133,16 @@ func (o *owners) name(e *events.Event) error {
 				h = &list[i]
 			}
 		}
+		if done && h.pid != e.PID {
+			return nil
+		}
 		e.PID, e.Comm = h.pid, h.comm
 		if len(list) > 1 {
 			e.Sharers = o.sharers[h.inode]
 		}
 		return nil
 	}
-	if o.closed == 0 || e.Conn == 0 {
+	if done || o.closed == 0 || e.Conn == 0 {
 		return nil
 	}
 	var c bpf.TcptraceCloser
@@ -149,15 +177,31 @@ func (o *owners) of(e *events.Event) []holder {
 	return o.holders[at:end]
 }
 
-// look finds out which process has which socket now.
-func (o *owners) look() error {
+// look finds out which process has which socket now, once a look is due.
+func (o *owners) look(ctx context.Context) error {
+	if o.iter == nil {
+		return nil
+	}
+	if now := bootTime(); o.paid > now+lookCredit {
+		select {
+		case <-time.After(time.Duration(o.paid - now - lookCredit)):
+		case <-ctx.Done(): // this is the end, and the last look
+		}
+	}
+	// The iterator may be the last to let go of a file, and closes it then in
+	// this thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := o.looker.Set(uint32(unix.Gettid())); err != nil {
+		return fmt.Errorf("say who looks: %w", err)
+	}
 	o.taken = bootTime()
 	o.holders = o.holders[:0]
 	err := eachRecord(o.iter, &o.lines, holderLen, func(b []byte) bool {
 		o.holders = append(o.holders, holderOf(b))
 		return len(o.holders) < maxHolders
 	})
-	if err != nil {
+	if err = errors.Join(err, o.looker.Set(uint32(0))); err != nil {
 		return fmt.Errorf("look who has which socket: %w", err)
 	}
 	slices.SortFunc(o.holders, func(a, b holder) int {
@@ -175,7 +219,9 @@ func (o *owners) look() error {
 			o.sharers[h.inode] = append(o.sharers[h.inode], h.pid)
 		}
 	}
-	o.ended = bootTime()
+	ended := bootTime()
+	pause := (ended - o.taken) * (lookShare - 1)
+	o.paid = max(o.paid, ended) + min(max(pause, lookPause), maxPause)
 	return nil
 }
 

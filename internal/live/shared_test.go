@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"testing"
 
@@ -19,7 +20,13 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m, func() error { return everything.close() }) }
+func TestMain(m *testing.M) {
+	if os.Getenv(actorEnv) != "" {
+		act()
+		return
+	}
+	labtest.Main(m, func() error { return everything.close() })
+}
 
 // everything is one stream of all events of the machine, for tests that look at
 // their own namespaces in it, side by side.

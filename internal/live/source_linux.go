@@ -68,7 +68,7 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 			return batch, err
 		}
 	}
-	if err := s.name(batch[old:]); err != nil {
+	if err := s.name(ctx, batch[old:]); err != nil {
 		return batch, err
 	}
 	if len(s.rest) > 0 || len(batch)+numTypes > cap(batch) {
@@ -103,8 +103,8 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 }
 
 // name sets who owns each of these events, and the names that belong to it.
-func (s *source) name(batch []events.Event) error {
-	if err := s.owner.fill(batch); err != nil {
+func (s *source) name(ctx context.Context, batch []events.Event) error {
+	if err := s.owner.fill(ctx, batch); err != nil {
 		return err
 	}
 	for i := range batch {

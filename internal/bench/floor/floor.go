@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 	"unsafe"
 
@@ -27,7 +26,7 @@ const tick = 80 * time.Millisecond
 // Run attaches to the tracepoints, says so by a line on w, takes records out
 // of the ring buffer until ctx ends, and says how many it took and how many
 // found no room.
-func Run(ctx context.Context, w io.Writer, tracepoints []string) (err error) {
+func Run(ctx context.Context, w io.Writer) (err error) {
 	spec, err := LoadFloor()
 	if err != nil {
 		return err
@@ -56,9 +55,6 @@ func Run(ctx context.Context, w io.Writer, tracepoints []string) (err error) {
 
 	var links []link.Link
 	for _, p := range programs {
-		if !slices.Contains(tracepoints, p.tracepoint) {
-			continue
-		}
 		l, err := p.attach(coll.Programs[p.name])
 		if err != nil {
 			return fmt.Errorf("attach to %s: %w", p.tracepoint, err)

@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string) (int, error) {
 		return 1, err
 	}
 	if *table {
-		if err := writeTable(shown, *readme); err != nil {
+		if err := vm.TableSection.Write(*readme, shown.Table()); err != nil {
 			return 1, err
 		}
 		return 0, nil
@@ -117,21 +117,9 @@ func run(ctx context.Context, args []string) (int, error) {
 	}
 	if *write {
 		shown.Update(results)
-		if err := errors.Join(shown.Write(*shows), writeTable(shown, *readme)); err != nil {
+		if err := errors.Join(shown.Write(*shows), vm.TableSection.Write(*readme, shown.Table())); err != nil {
 			return 1, err
 		}
 	}
 	return code, nil
-}
-
-// writeTable puts the table into a file.
-func writeTable(shown *vm.Shown, file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if text, err = shown.Replace(text); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return os.WriteFile(file, text, 0o644)
 }
