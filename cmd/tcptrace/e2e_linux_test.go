@@ -401,7 +401,7 @@ func (s summary) row(t *testing.T, counter string) (row auditRow) {
 	return row
 }
 
-// stormPort is where storm and [lab.Namespace.Storm] connect to.
+// stormPort is where [lab.Namespace.Storm] connects to.
 const stormPort = 9
 
 // TestForcedLoss loses events on purpose, by a buffer that is far too small and
@@ -458,7 +458,9 @@ func testForcedLoss(t *testing.T, buffer string, stopped bool) {
 		p.await('T')
 	}
 	const connections = 20_000 // 80,000 events of more than 100 bytes
-	storm(t, ns, place.Addr, connections)
+	if err := ns.Storm(t.Context(), place.Addr, connections, 2); err != nil {
+		t.Fatal(err)
+	}
 	if stopped {
 		p.signal(syscall.SIGCONT)
 	}
