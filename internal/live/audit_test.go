@@ -471,3 +471,54 @@ func untilSeen(t *testing.T, try func(t *testing.T) (hidden bool)) {
 	}
 	t.Error("this machine hides events from BPF again and again")
 }
+
+// TestGapOfRequest: the count of a request's SYN-ACKs goes on in its connection,
+// and there is no gap between the two.
+func TestGapOfRequest(t *testing.T) {
+	place := loopback(t, lab.V4)
+	evs := play(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+		return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+			err := lab.InTurn(
+				a.Listen,
+				func() error { return a.Listener.Blackhole(true) },
+				func() error { return a.Start(func(s *lab.Socket) error { return s.Blackhole(true) }) },
+				func() error { return a.Listener.WaitDrops(ctx, 1) },
+				func() error { return a.Listener.Blackhole(false) },
+				func() error { return a.Client.WaitDrops(ctx, 1) },
+				func() error { return a.Client.Blackhole(false) },
+				func() error { return a.Accept(ctx) },
+				func() error { return a.Client.Blackhole(true) },
+				func() error { return a.Server.Send(ctx, make([]byte, 100)) },
+				func() error { return a.Client.WaitDrops(ctx, 3) }, // the SYN-ACK's, the segment, and that again
+				func() error { return a.Client.Blackhole(false) },
+				func() error { return a.Client.Discard(ctx, 100) })
+			if err != nil {
+				return err
+			}
+			info, err := a.Server.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
+			if err != nil {
+				return err
+			}
+			a.Expect(1, lab.Retransmit, lab.Client, "syn")
+			a.Expect(1, lab.RetransSYNACK, lab.Server, "synack")
+			a.Expect(int(info.Total_retrans)-1, lab.Retransmit, lab.Server, "rto")
+			return a.Finish(ctx)
+		}, lab.SYNLinearTimeouts, "0")
+	})
+	var conn uint64 // of the request
+	found := false
+	for i := range evs {
+		switch e := &evs[i]; e.Kind {
+		case events.KindSYNACK:
+			conn = e.Conn
+		case events.KindRTO:
+			found = found || e.Conn == conn
+			if e.Gap != 0 {
+				t.Errorf("a gap of %d: %s", e.Gap, line(e))
+			}
+		}
+	}
+	if !found && cookiesOf(evs)[conn] != 0 {
+		t.Errorf("the request and its connection have nothing in common:\n%s", dump(evs))
+	}
+}
