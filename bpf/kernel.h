@@ -79,6 +79,10 @@ struct bpf_raw_tracepoint_args {
  * know. */
 #define PROBE_FIELD(ptr, field) BPF_CORE_READ_BITFIELD_PROBED(ptr, field)
 
+/* From 6.2 (a35b9af4ec2c): gives an address a type, so that it can be followed
+ * directly. A load through it that faults reads 0. */
+extern void *bpf_rdonly_cast(void *obj, u32 btf_id) __ksym __weak;
+
 #pragma clang attribute push(__attribute__((preserve_access_index)),           \
 			     apply_to = record)
 
@@ -100,6 +104,7 @@ struct netns_ipv4 {
 
 struct net {
 	struct ns_common ns;
+	u32 hash_mix;	/* a random number */
 	u64 net_cookie; /* from 5.12, 3d368ab87cf6 */
 	struct netns_ipv4 ipv4;
 };

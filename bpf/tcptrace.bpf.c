@@ -44,6 +44,8 @@ const volatile struct filters filter;
 const volatile bool have_cookie_helper;
 /* So does bpf_get_current_task_btf (from 5.11, 3ca1032ab7ab) */
 const volatile bool have_task_helper;
+/* And so does bpf_rdonly_cast (from 6.2, a35b9af4ec2c) */
+const volatile bool have_rdonly_cast;
 const volatile bool want_resets;
 const volatile bool want_states;
 const volatile u64 conn_seed;	 /* makes conn of a socket without a cookie */
@@ -91,8 +93,7 @@ struct audit {
 	u32 pad;
 };
 
-/* By the namespace's cookie, or its inode number where it has none: the kernel
- * uses that again. Inserted at a namespace's first event, read at the end; what
+/* By net_key(). Inserted at a namespace's first event, read at the end; what
  * finds no room is counted under the key 0. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -218,21 +219,25 @@ static __always_inline struct audit *audit_of(u64 key, u32 netns)
 }
 
 /*
- * READ follows a typed pointer of a tp_btf program directly, and any other
- * with bpf_probe_read_kernel. direct is a constant of each call, so that one
+ * READ and READ_FIELD follow a typed pointer directly, and any other with
+ * bpf_probe_read_kernel. direct is a constant of each call, so that one
  * body serves both.
  */
 #define READ(direct, ptr, field)                                               \
 	((direct) ? (ptr)->field : BPF_CORE_READ(ptr, field))
+#define READ_FIELD(direct, ptr, field)                                         \
+	((direct) ? FIELD(ptr, field) : PROBE_FIELD(ptr, field))
 
+/* Never another namespace's; 0 if net is NULL. */
 static __always_inline u64 net_key(bool direct, struct net *net)
 {
-	u64 cookie = 0;
-
-	/* Before 5.12 it is no plain number, and 0 unless something asked. */
+	/* Before 5.12 it is no plain number, and 0 unless something asked. The
+	 * kernel gives an inode number again, but hardly to one with the same
+	 * random number. */
 	if (bpf_core_field_exists(net->net_cookie))
-		cookie = READ(direct, net, net_cookie);
-	return cookie ?: READ(direct, net, ns.inum);
+		return READ(direct, net, net_cookie);
+	return (u64)READ(direct, net, hash_mix) << 32 |
+	       READ(direct, net, ns.inum);
 }
 
 static __always_inline void write_header(struct header *dst, struct header *h)
@@ -474,19 +479,10 @@ static __always_inline void note_cgroup(struct totals *c,
 	keep_cgroup(sk, h->cgroup);
 }
 
+/* port is inet_sport, which a typed struct sock doesn't have. */
 static __always_inline void read_ports(bool direct, struct header *h,
-				       struct sock *sk)
+				       struct sock *sk, u16 port)
 {
-	struct inet_sock *inet = (void *)sk;
-	u16 port = direct ? 0 : BPF_CORE_READ(inet, inet_sport);
-
-	/* A typed struct sock can't be read as the larger inet_sock. */
-	if (direct) {
-		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
-		if (tp)
-			port = tp->inet_conn.icsk_inet.inet_sport;
-	}
 	/* At CLOSE skc_num is already 0 (inet_put_port); before the first
 	 * packet inet_sport may be. */
 	h->lport =
@@ -543,9 +539,11 @@ static __always_inline void use_memory(struct header *h, struct memory *m)
 /* Everything of a full socket that a tp_btf program was given. */
 static __always_inline void read_sock(struct header *h, struct sock *sk)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
 	read_owner(true, h, sk);
 	COPY_ADDRS(true, h, sk, __sk_common);
-	read_ports(true, h, sk);
+	read_ports(true, h, sk, tp ? tp->inet_conn.icsk_inet.inet_sport : 0);
 	h->state = sk->__sk_common.skc_state;
 	h->cookie = sk->__sk_common.skc_cookie.counter;
 	if (!h->cookie && have_cookie_helper)
@@ -853,6 +851,7 @@ int retransmit_synack(u64 *ctx)
 #define IPV6_HOP_LIMIT 7
 #define IPV6_SADDR 8
 #define IPV6_DADDR 24
+#define TCP_HEADER 20
 #define TCP_DOFF 12
 #define TCP_FLAGS 13
 #define TCPHDR_RST 0x04
@@ -862,25 +861,26 @@ struct packet {
 	u32 daddr[4];
 	u8 ttl;
 	bool known;
-	unsigned char *tcp;
-	u16 sport;
-	u16 dport;
+	u8 tcp[TCP_HEADER]; /* without options */
+	unsigned char *options;
 };
 
-/* The packet that provoked a reset: it comes from the remote end. */
-static __always_inline void read_packet(struct packet *p, struct sk_buff *skb)
-{
-	unsigned char *head = BPF_CORE_READ(skb, head);
-	unsigned char *ip = head + BPF_CORE_READ(skb, network_header);
-	u8 raw[40];
-	u16 ports[2];
+#define SPORT(p) bpf_ntohs(*(u16 *)(p)->tcp)
+#define DPORT(p) bpf_ntohs(*(u16 *)((p)->tcp + 2))
 
-	p->tcp = head + BPF_CORE_READ(skb, transport_header);
+/* The packet that provoked a reset: it comes from the remote end. */
+static __always_inline void read_packet(bool direct, struct packet *p,
+					struct sk_buff *skb)
+{
+	unsigned char *head = READ(direct, skb, head);
+	unsigned char *ip = head + READ(direct, skb, network_header);
+	unsigned char *tcp = head + READ(direct, skb, transport_header);
+	u8 raw[40];
+
 	if (bpf_probe_read_kernel(raw, sizeof(raw), ip) ||
-	    bpf_probe_read_kernel(ports, sizeof(ports), p->tcp))
+	    bpf_probe_read_kernel(p->tcp, sizeof(p->tcp), tcp))
 		return;
-	p->sport = bpf_ntohs(ports[0]);
-	p->dport = bpf_ntohs(ports[1]);
+	p->options = tcp + TCP_HEADER;
 	if (raw[0] >> 4 == 4) {
 		set_v4(p->saddr, *(u32 *)(raw + IPV4_SADDR));
 		set_v4(p->daddr, *(u32 *)(raw + IPV4_DADDR));
@@ -895,39 +895,41 @@ static __always_inline void read_packet(struct packet *p, struct sk_buff *skb)
 
 static __always_inline void write_trigger(struct reset *r, struct packet *p)
 {
+	u8 *options = r->tcp + TCP_HEADER;
 	u32 len;
-	u8 doff = 0;
 
 	r->ttl = 0;
 	r->tcp_len = 0;
-	__builtin_memset(r->tcp, 0, sizeof(r->tcp));
+	__builtin_memcpy(r->tcp, p->tcp, TCP_HEADER);
+	__builtin_memset(options, 0, sizeof(r->tcp) - TCP_HEADER);
 	if (!p->known)
 		return;
-	bpf_probe_read_kernel(&doff, 1, p->tcp + TCP_DOFF);
-	len = doff >> 4 << 2;
-	if (len < 20)
-		len = 20;
+	len = p->tcp[TCP_DOFF] >> 4 << 2;
 	if (len > sizeof(r->tcp)) /* for the verifier: 4 bits can't */
 		len = sizeof(r->tcp);
-	if (bpf_probe_read_kernel(r->tcp, len, p->tcp))
+	if (len <= TCP_HEADER)
+		len = TCP_HEADER;
+	else if (bpf_probe_read_kernel(options, len - TCP_HEADER, p->options))
 		return;
 	r->tcp_len = len;
 	r->ttl = p->ttl;
 	r->bits |= RST_TRIGGER;
 }
 
-static __always_inline void audit_reset(struct net *net)
+static __always_inline void audit_reset(bool direct, struct net *net)
 {
-	struct audit *a =
-		audit_of(net_key(false, net), BPF_CORE_READ(net, ns.inum));
+	struct audit *a = NULL;
 
+	if (net)
+		a = audit_of(net_key(direct, net), READ(direct, net, ns.inum));
 	if (a)
 		__sync_fetch_and_add(&a->resets, 1);
 }
 
-/* A reset that TCP sends. sk may be NULL or no full socket, skb is the packet
- * that it answers or NULL. Neither is a pointer that the verifier knows. */
-static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
+/* A reset that TCP sends. sk may be NULL or no full socket, tp is the same, skb
+ * is the packet that it answers or NULL. */
+static __always_inline int reset_sent(bool direct, struct sock *sk,
+				      struct tcp_sock *tp, struct sk_buff *skb,
 				      u32 reason, u32 bits)
 {
 	struct totals *c = count_produced(RECORD_RESET);
@@ -940,42 +942,47 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 	u8 state = 0;
 
 	if (sk) {
-		state = BPF_CORE_READ(sk, __sk_common.skc_state);
-		net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+		state = READ(direct, sk, __sk_common.skc_state);
+		net = READ(direct, sk, __sk_common.skc_net.net);
 	} else {
 		bits |= RST_NO_SOCKET;
-		if (skb)
-			net = BPF_CORE_READ(skb, dev, nd_net.net);
+		if (skb) {
+			struct net_device *dev = READ(direct, skb, dev);
+
+			net = READ(direct, dev, nd_net.net);
+		}
 	}
-	audit_reset(net);
+	audit_reset(direct, net);
 	h.state = state;
 	if (skb)
-		read_packet(&p, skb);
+		read_packet(direct, &p, skb);
 	if (p.known) {
 		__builtin_memcpy(h.laddr, p.daddr, sizeof(h.laddr));
 		__builtin_memcpy(h.raddr, p.saddr, sizeof(h.raddr));
-		h.lport = p.dport;
-		h.rport = p.sport;
+		h.lport = DPORT(&p);
+		h.rport = SPORT(&p);
 	}
 	if (!sk) {
-		h.netns = BPF_CORE_READ(net, ns.inum);
+		if (net)
+			h.netns = READ(direct, net, ns.inum);
 	} else if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV) {
 		/* Not a full socket: only the common part exists. */
-		h.netns = BPF_CORE_READ(net, ns.inum);
-		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+		h.netns = READ(direct, net, ns.inum);
+		h.cookie = READ(direct, sk, __sk_common.skc_cookie.counter);
 		h.conn = h.cookie;
 	} else {
-		struct tcp_sock *tp = (void *)sk;
 		unsigned long flags;
 		u32 unread;
 		u64 cookie;
 
-		read_owner(false, &h, sk);
+		read_owner(direct, &h, sk);
 		if (!p.known) {
-			COPY_ADDRS(false, &h, sk, __sk_common);
-			read_ports(false, &h, sk);
+			COPY_ADDRS(direct, &h, sk, __sk_common);
+			read_ports(direct, &h, sk,
+				   READ(direct, tp,
+					inet_conn.icsk_inet.inet_sport));
 		}
-		cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+		cookie = READ(direct, sk, __sk_common.skc_cookie.counter);
 		m = same_sock(bpf_map_lookup_elem(&socks, &key), cookie);
 		if (m && m->closed != (state == TCP_CLOSE))
 			m = NULL;
@@ -994,28 +1001,28 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 			 * the connection is another. */
 			h.conn = 0;
 			h.bits |= SOCK_LISTENER;
-			if (BPF_CORE_READ(sk, sk_ack_backlog) >
-			    BPF_CORE_READ(sk, sk_max_ack_backlog))
+			if (READ(direct, sk, sk_ack_backlog) >
+			    READ(direct, sk, sk_max_ack_backlog))
 				bits |= RST_BACKLOG_FULL;
 		}
-		flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
+		flags = READ(direct, sk, __sk_common.skc_flags);
 		if (has_flag(flags, SOCK_LINGER) &&
-		    !BPF_CORE_READ(sk, sk_lingertime))
+		    !READ(direct, sk, sk_lingertime))
 			bits |= RST_LINGER0;
-		if (PROBE_FIELD(sk, sk_shutdown) & RCV_SHUTDOWN)
+		if (READ_FIELD(direct, sk, sk_shutdown) & RCV_SHUTDOWN)
 			bits |= RST_RCV_SHUTDOWN;
-		if (BPF_CORE_READ(tp, linger2) < 0)
+		if (READ(direct, tp, linger2) < 0)
 			bits |= RST_LINGER2;
-		if (PROBE_FIELD(&tp->inet_conn, icsk_probes_out))
+		if (READ_FIELD(direct, &tp->inet_conn, icsk_probes_out))
 			bits |= RST_PROBED;
-		if (BPF_CORE_READ(sk, sk_socket))
+		if (READ(direct, sk, sk_socket))
 			bits |= RST_ATTACHED;
 		/* tcp_close() has flushed the receive queue by now, but what
 		 * was copied to the user still lags what was received. A FIN
 		 * (tcp_fin() sets SOCK_DONE) takes one number and is no data.
 		 */
-		unread = BPF_CORE_READ(tp, rcv_nxt) -
-			 BPF_CORE_READ(tp, copied_seq);
+		unread = READ(direct, tp, rcv_nxt) -
+			 READ(direct, tp, copied_seq);
 		if (unread > has_flag(flags, SOCK_DONE))
 			bits |= RST_UNREAD;
 	}
@@ -1034,7 +1041,7 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 	r->bits = bits;
 	r->sk_err = 0;
 	if (sk && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV)
-		r->sk_err = BPF_CORE_READ(sk, sk_err);
+		r->sk_err = READ(direct, sk, sk_err);
 	write_trigger(r, &p);
 	submit(r);
 	return 0;
@@ -1048,6 +1055,7 @@ static __always_inline int reset_sent(struct sock *sk, struct sk_buff *skb,
 SEC("raw_tp/tcp_send_reset")
 int send_reset(struct bpf_raw_tracepoint_args *ctx)
 {
+	void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
 	u32 reason = 0, bits = 0;
 
 	/* From 6.10 (5691276b39da and others) there is a reason. */
@@ -1056,8 +1064,17 @@ int send_reset(struct bpf_raw_tracepoint_args *ctx)
 		reason = ctx->args[2];
 		bits |= RST_REASON;
 	}
-	return reset_sent((struct sock *)ctx->args[0],
-			  (struct sk_buff *)ctx->args[1], reason, bits);
+	if (have_rdonly_cast)
+		return reset_sent(
+			true,
+			bpf_rdonly_cast(sk,
+					bpf_core_type_id_kernel(struct sock)),
+			bpf_rdonly_cast(
+				sk, bpf_core_type_id_kernel(struct tcp_sock)),
+			bpf_rdonly_cast(
+				skb, bpf_core_type_id_kernel(struct sk_buff)),
+			reason, bits);
+	return reset_sent(false, sk, sk, skb, reason, bits);
 }
 
 static __always_inline bool full_sock(struct sock *sk)
@@ -1133,7 +1150,7 @@ static __always_inline int untraced_reset(u64 *ctx, bool ipv4)
 	 * signature is right, which can't be told from here. */
 	if (is_signed(tcp))
 		return 0;
-	return reset_sent(sk, skb, 0, 0);
+	return reset_sent(false, sk, (void *)sk, skb, 0, 0);
 }
 
 SEC("fentry/tcp_v4_send_reset")
@@ -1160,7 +1177,7 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 	struct reset *r;
 	struct sock *sk;
 
-	read_packet(&p, skb);
+	read_packet(false, &p, skb);
 	h.netns = BPF_CORE_READ(net, ns.inum);
 	/* Of an outgoing packet, or of one that early demultiplexing knows. */
 	sk = BPF_CORE_READ(skb, sk);
@@ -1175,13 +1192,13 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 	if (p.known && outgoing) {
 		__builtin_memcpy(h.laddr, p.saddr, sizeof(h.laddr));
 		__builtin_memcpy(h.raddr, p.daddr, sizeof(h.raddr));
-		h.lport = p.sport;
-		h.rport = p.dport;
+		h.lport = SPORT(&p);
+		h.rport = DPORT(&p);
 	} else if (p.known) {
 		__builtin_memcpy(h.laddr, p.daddr, sizeof(h.laddr));
 		__builtin_memcpy(h.raddr, p.saddr, sizeof(h.raddr));
-		h.lport = p.dport;
-		h.rport = p.sport;
+		h.lport = DPORT(&p);
+		h.rport = SPORT(&p);
 	}
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
@@ -1306,7 +1323,7 @@ int receive_reset(u64 *ctx)
 	in = bpf_map_lookup_elem(&incoming_reset, &zero);
 	if (in && in->sk == (u64)sk && in->skb) {
 		in->sk = 0;
-		read_packet(&p, (struct sk_buff *)in->skb);
+		read_packet(false, &p, (struct sk_buff *)in->skb);
 	}
 	read_sock(&h, sk);
 	if (!accept(c, &h, 1 << h.state))

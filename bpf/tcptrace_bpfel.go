@@ -248,6 +248,7 @@ const (
 	TcptraceVarFilter              = "filter"
 	TcptraceVarFirewallHasSk       = "firewall_has_sk"
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
+	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
 	TcptraceVarHaveTaskHelper      = "have_task_helper"
 	TcptraceVarLives               = "lives"
 	TcptraceVarLooker              = "looker"
@@ -347,6 +348,7 @@ type TcptraceVariableSpecs struct {
 	Filter              *ebpf.VariableSpec `ebpf:"filter"`
 	FirewallHasSk       *ebpf.VariableSpec `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
+	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
 	Looker              *ebpf.VariableSpec `ebpf:"looker"`
@@ -417,6 +419,7 @@ type TcptraceVariables struct {
 	Filter              *ebpf.Variable `ebpf:"filter"`
 	FirewallHasSk       *ebpf.Variable `ebpf:"firewall_has_sk"`
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
+	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
 	Looker              *ebpf.Variable `ebpf:"looker"`

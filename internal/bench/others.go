@@ -19,12 +19,8 @@ import (
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
+	"github.com/tcptrace/tcptrace/internal/lab/labtest"
 )
-
-// tracepoints are the five that tcptrace needs, by group and name.
-var tracepoints = []string{
-	"sock/inet_sock_set_state", "tcp/tcp_retransmit_skb", "tcp/tcp_retransmit_synack", "tcp/tcp_send_reset", "tcp/tcp_receive_reset",
-}
 
 // The tools below run as they come, with the buffers that they choose
 // themselves, and print the time, both ends and the state.
@@ -32,7 +28,7 @@ var tracepoints = []string{
 // bpftrace prints a line for each event to a file.
 type bpftrace struct{}
 
-func (bpftrace) name() string { return "bpftrace" }
+func (bpftrace) name() string { return toolBpftrace }
 
 func (bpftrace) start(ctx context.Context, dir string) (session, error) {
 	script, err := bpftraceScript(os.ReadFile)
@@ -46,7 +42,7 @@ func (bpftrace) start(ctx context.Context, dir string) (session, error) {
 // tcp_send_reset had ports and addresses as the others have them.
 func bpftraceScript(read func(string) ([]byte, error)) (string, error) {
 	var b strings.Builder
-	for _, tp := range tracepoints {
+	for _, tp := range labtest.Tracepoints {
 		format, err := read("/sys/kernel/tracing/events/" + tp + "/format")
 		if err != nil {
 			return "", err
@@ -59,6 +55,9 @@ func bpftraceScript(read func(string) ([]byte, error)) (string, error) {
 			extra, args = " %d %d", ", args->oldstate, args->newstate"
 		case "tcp_retransmit_skb":
 			extra, args = " %d", ", args->state"
+			if bytes.Contains(format, []byte(" err;")) {
+				extra, args = " %d err=%d", ", args->state, args->err"
+			}
 		}
 		if bytes.Contains(format, []byte(" sport;")) {
 			fmt.Fprintf(&b, `printf("%%llu %s %%s:%%d %%s:%%d%s\n", nsecs, ntop(args->family, args->saddr), args->sport, ntop(args->family, args->daddr), args->dport%s);`,
@@ -84,7 +83,7 @@ func (perfTrace) start(ctx context.Context, dir string) (session, error) {
 }
 
 func perfEvents() (args []string) {
-	for _, tp := range tracepoints {
+	for _, tp := range labtest.Tracepoints {
 		args = append(args, "-e", strings.Replace(tp, "/", ":", 1))
 	}
 	return args
@@ -139,8 +138,8 @@ func untilSeen(ctx context.Context, p *process, file string) (err error) {
 			return false, err
 		}
 		time.Sleep(20 * time.Millisecond) // between attempts
-		n, err := countLines(file, place.Addr.String())
-		return n > 0, err
+		lines, err := countLines(file, place.Addr.String())
+		return lines.events > 0, err
 	})
 	if err != nil {
 		return fmt.Errorf("%s did not show an event: %w: %s", p.cmd.Path, err, p.text())
@@ -154,8 +153,8 @@ func (s *writing) stop(_ context.Context, p lab.Place) (delivery, error) {
 	if err := s.end(); err != nil {
 		return delivery{}, err
 	}
-	n, err := countLines(s.file, p.Addr.String())
-	return delivery{Events: n, Handled: unknown, Lost: unknown}, err
+	lines, err := countLines(s.file, p.Addr.String())
+	return delivery{Delivered: lines.events, Handled: unknown, Lost: unknown}, err
 }
 
 // perfRecord is perf record, whose file is read when it has ended.
@@ -230,13 +229,14 @@ func (s *perfRecordSession) stop(ctx context.Context, p lab.Place) (delivery, er
 	if err := cmd.Start(); err != nil {
 		return d, err
 	}
-	d.Events, err = count(out, p.Addr.String())
+	lines, err := count(out, p.Addr.String())
 	if err != nil {
 		_, _ = io.Copy(io.Discard, out)
 	}
 	if err = errors.Join(err, cmd.Wait()); err != nil {
 		return d, fmt.Errorf("perf script: %w", err)
 	}
+	d.Delivered = lines.events
 	return d, nil
 }
 
@@ -269,7 +269,7 @@ func (tracefs) start(ctx context.Context, dir string) (_ session, err error) {
 	if err = errors.Join(err, out.Close()); err != nil {
 		return nil, err
 	}
-	for _, tp := range tracepoints {
+	for _, tp := range labtest.Tracepoints {
 		if err := s.write("events/"+tp+"/enable", "1"); err != nil {
 			return nil, err
 		}
@@ -312,7 +312,7 @@ func (s *tracefsSession) remove() error {
 
 func (s *tracefsSession) stop(_ context.Context, p lab.Place) (delivery, error) {
 	d := delivery{Handled: unknown}
-	for _, tp := range tracepoints {
+	for _, tp := range labtest.Tracepoints {
 		if err := s.write("events/"+tp+"/enable", "0"); err != nil {
 			s.kill()
 			return d, err
@@ -324,7 +324,8 @@ func (s *tracefsSession) stop(_ context.Context, p lab.Place) (delivery, error) 
 		return d, err
 	}
 	d.Lost = lost
-	d.Events, err = countLines(s.file, p.Addr.String())
+	lines, err := countLines(s.file, p.Addr.String())
+	d.Delivered = lines.events
 	return d, err
 }
 

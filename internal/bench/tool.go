@@ -5,11 +5,9 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -42,7 +40,7 @@ type session interface {
 
 // delivery is what came of a load at the end of a tool.
 type delivery struct {
-	Events int // that it wrote
+	Delivered int // events that it wrote
 	// Handled are the events that reached its programs, Lost those that it says
 	// were lost. Either may be unknown.
 	Handled, Lost int
@@ -50,10 +48,18 @@ type delivery struct {
 
 const unknown = -1
 
+// The names of those that tables and targets compare.
+const (
+	toolUntraced = "nothing"
+	toolFloor    = "floor"
+	toolTcptrace = "tcptrace"
+	toolBpftrace = "bpftrace"
+)
+
 // untraced is no tool at all.
 type untraced struct{}
 
-func (untraced) name() string                                   { return "nothing" }
+func (untraced) name() string                                   { return toolUntraced }
 func (untraced) start(context.Context, string) (session, error) { return untraced{}, nil }
 func (untraced) pid() int                                       { return 0 }
 func (untraced) output() string                                 { return "" }
@@ -69,7 +75,7 @@ type floorTool struct{}
 // FloorCommand is the argument that makes the bench's program the floor.
 const FloorCommand = "floor"
 
-func (floorTool) name() string { return "floor" }
+func (floorTool) name() string { return toolFloor }
 
 func (floorTool) start(ctx context.Context, _ string) (session, error) {
 	self, err := os.Executable()
@@ -107,7 +113,7 @@ func (s *floorSession) stop(context.Context, lab.Place) (delivery, error) {
 // tcptrace is the tool whose cost is in question.
 type tcptrace struct{ binary, command, format string }
 
-func (tcptrace) name() string { return "tcptrace" }
+func (tcptrace) name() string { return toolTcptrace }
 
 func (t tcptrace) start(ctx context.Context, dir string) (session, error) {
 	out, err := os.Create(filepath.Join(dir, "tcptrace"))
@@ -145,25 +151,30 @@ func (s *tcptraceSession) stop(_ context.Context, p lab.Place) (delivery, error)
 	if err := s.end(); err != nil {
 		return delivery{}, err
 	}
-	sum, err := parseSummary(s.text())
+	sum, err := numbers(summaryLine, s.text()) // events, filtered, merged, lost
 	if err != nil {
 		return delivery{}, err
 	}
-	n, err := countLines(s.file, p.Addr.String())
-	return delivery{n, sum.events + sum.filtered + sum.merged + sum.lost, sum.lost}, err
+	lines, err := countLines(s.file, p.Addr.String())
+	return delivery{lines.events, sum[0] + sum[1] + sum[2] + sum[3], sum[3]}, err
 }
 
-// summary is what tcptrace says at its end.
-type summary struct{ events, filtered, merged, lost int }
+var (
+	summaryLine = regexp.MustCompile(`(?m)^tcptrace: (\d+) events? .*; (\d+) filtered, (\d+) merged, (\d+) lost`)
+	summaryJSON = regexp.MustCompile(`(?m)^{"event":"summary".*?"lost":(\d+)`)
+)
 
-var summaryLine = regexp.MustCompile(`(?m)^tcptrace: (\d+) events .*; (\d+) filtered, (\d+) merged, (\d+) lost`)
-
-func parseSummary(said string) (summary, error) {
-	n, err := numbers(summaryLine, said)
-	if err != nil {
-		return summary{}, err
+// lostOf is how many events tcptrace says were lost: on stderr, or in the last
+// line of JSON.
+func lostOf(stderr, last string) (int, error) {
+	if n, err := numbers(summaryJSON, last); err == nil {
+		return n[0], nil
 	}
-	return summary{n[0], n[1], n[2], n[3]}, nil
+	n, err := numbers(summaryLine, stderr)
+	if err != nil {
+		return 0, err
+	}
+	return n[3], nil
 }
 
 // numbers are what the groups of the expression's last match hold.
@@ -180,53 +191,4 @@ func numbers(re *regexp.Regexp, text string) (n []int, err error) {
 		n = append(n, v)
 	}
 	return n, nil
-}
-
-// countLines counts the lines of a file that have text in them.
-func countLines(file, text string) (n int, err error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	return count(f, text)
-}
-
-// count counts the lines that have text in them.
-func count(r io.Reader, text string) (n int, err error) {
-	want := []byte(text)
-	buf := make([]byte, 1<<20)
-	rest := 0
-	for {
-		m, err := r.Read(buf[rest:])
-		b := buf[:rest+m]
-		for {
-			i := bytes.Index(b, want)
-			if i < 0 {
-				break
-			}
-			end := bytes.IndexByte(b[i:], '\n')
-			if end < 0 {
-				break
-			}
-			n++
-			b = b[i+end+1:]
-		}
-		if errors.Is(err, io.EOF) {
-			if bytes.Contains(b, want) {
-				n++
-			}
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-		// Keep the last line if it is not whole.
-		if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
-			b = b[i+1:]
-		}
-		if rest = copy(buf, b); rest == len(buf) {
-			return n, fmt.Errorf("a line is longer than %d bytes", len(buf))
-		}
-	}
 }

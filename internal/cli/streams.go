@@ -157,7 +157,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	defer cancel()
 	var unseen string
 	o := live.Options{
-		Types: f.filter.Types, Kernel: f.filter.Kernel(), Buffer: f.buffer, BTF: f.btf,
+		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf,
 		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
 	}
 	if demo != nil {
@@ -210,14 +210,16 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		cancel()
 		err = errors.Join(err, play.wait())
 	}
-	if n, serr := src.Skipped(); serr == nil && n > 0 && !f.quiet {
-		a.say("the kernel skipped %d runs of programs that were in the middle of another event: up to %d events are missing", n, n)
-	}
 	if what := src.Overlooked(); what != "" && !f.quiet {
 		a.say("not seen: %s", what)
 	}
 	if !f.quiet && f.output != format.JSON && a.out.err == nil && !errors.Is(err, errClosed) {
 		a.say("%s", format.SummaryText(&sum))
+		if text := format.AuditText(&sum); text != "" {
+			a.say("%s", text)
+		} else if n := sum.Skipped; n > 0 {
+			a.say("the kernel skipped %d runs of programs that were in the middle of another event: up to %d events are missing", n, n)
+		}
 	}
 	if f.strict && sum.Lost > 0 && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
 		return lostError(sum.Lost)

@@ -27,7 +27,7 @@ type Spec struct {
 	States             []events.State // of a state change, the old or the new one
 	Kinds              []events.Kind
 	Directions         []events.Direction
-	PIDs               []uint32
+	PIDs               []uint32 // of the owner, or of any process that shares the socket
 	Comms              []string
 	UIDs               []uint32
 	Cgroups            []string // absolute clean paths: /a covers /a and /a/b, not /ab
@@ -154,7 +154,7 @@ func (m *matcher) match(e *events.Event) bool {
 	if len(s.UIDs) > 0 && (!e.Has(events.HasUID) || !slices.Contains(s.UIDs, e.UID)) {
 		return false
 	}
-	if len(s.PIDs) > 0 && (e.PID == 0 || !slices.Contains(s.PIDs, e.PID)) {
+	if len(s.PIDs) > 0 && !hasPID(s.PIDs, e) {
 		return false
 	}
 	if len(s.Comms) > 0 && !hasComm(s.Comms, &e.Comm) {
@@ -177,6 +177,19 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 	a = a.Unmap()
 	for _, p := range list {
 		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasPID also looks at the processes that share the socket: it is theirs too.
+func hasPID(list []uint32, e *events.Event) bool {
+	if e.PID != 0 && slices.Contains(list, e.PID) {
+		return true
+	}
+	for _, pid := range e.Sharers {
+		if slices.Contains(list, pid) {
 			return true
 		}
 	}

@@ -73,7 +73,8 @@ func TestMatch(t *testing.T) {
 		retrans = events.Event{
 			Type: events.Retransmit, Kind: events.KindRTO, Family: 4, State: events.Established,
 			LAddr: ip("10.0.0.1"), RAddr: ip("192.0.2.7"), LPort: 443, RPort: 50000,
-			PID: 7, Comm: comm("nginx"), UID: 0, Known: events.HasUID, NetNS: 4026531840, Cgroup: "/a/b",
+			PID: 7, Comm: comm("nginx"), UID: 0, Known: events.HasUID, NetNS: 4026531840, Cgroup: "/a/b", Sharers: []uint32{7, 70, 700},
+			Unit: "b.service", Container: "c0ffee", Pod: "5be2cfa7",
 		}
 		state = events.Event{
 			Type: events.StateChange, Family: 6, OldState: events.SynSent, NewState: events.Close, State: events.Close,
@@ -125,6 +126,10 @@ func TestMatch(t *testing.T) {
 		{[]string{"direction", "sent"}, ""},
 		{[]string{"pid", "7,8"}, "r"},
 		{[]string{"pid", "8"}, ""},
+		{[]string{"pid", "70"}, "r"},
+		{[]string{"pid", "8,700"}, "r"},
+		{[]string{"pid", "700", "comm", "nginx"}, "r"},
+		{[]string{"pid", "70", "comm", "worker"}, ""},
 		{[]string{"comm", "nginx"}, "r"},
 		{[]string{"comm", "ngin"}, ""},
 		{[]string{"uid", "0"}, "r"},
@@ -141,6 +146,10 @@ func TestMatch(t *testing.T) {
 		{[]string{"netns", "1"}, ""},
 		{[]string{"where", "lport == 443"}, "r"},
 		{[]string{"where", "rport > 1", "kind", "rto"}, "r"},
+		{[]string{"where", `unit == "b.service" && container startsWith "c0ff" && pod in ["5be2cfa7"]`}, "r"},
+		{[]string{"where", `unit != "b.service" || has(container) && pod != "5be2cfa7"`}, ""},
+		{[]string{"where", "!has(unit)"}, "sxm"},
+		{[]string{"where", "70 in sharers"}, "r"},
 		{[]string{"kind", "rto", "state", "TIME_WAIT"}, ""},
 	}
 	all := map[byte]*events.Event{'r': &retrans, 's': &state, 'x': &reset, 'm': &mapped}
@@ -270,7 +279,7 @@ func everything(t testing.TB) (*Spec, *events.Event) {
 	return s, &events.Event{
 		Type: events.Retransmit, Kind: events.KindRTO, Family: 4, State: events.Established,
 		LAddr: netip.MustParseAddr("10.0.0.1"), RAddr: netip.MustParseAddr("192.0.2.7"), LPort: 443, RPort: 50000,
-		PID: 7, Comm: comm("nginx"), Known: events.HasUID, NetNS: 4026531840, Cgroup: "/a/b",
+		PID: 2, Sharers: []uint32{2, 7}, Comm: comm("nginx"), Known: events.HasUID, NetNS: 4026531840, Cgroup: "/a/b",
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/netstat"
 )
 
 // Counters reads the namespace's network counters (snmp, netstat, snmp6). Those of TCP have their bare name, as
@@ -40,30 +42,14 @@ func (n *Namespace) Counters() (map[string]uint64, error) {
 	return c, err
 }
 
-// addPairs reads the format of snmp and netstat: a line of names, then a line of values.
+// addPairs reads the format of snmp and netstat.
 func addPairs(c map[string]uint64, text string) error {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	for i := 0; i+1 < len(lines); i += 2 {
-		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
-		if len(names) == 0 || len(names) != len(values) || names[0] != values[0] {
-			return fmt.Errorf("lines %q and %q do not belong together", lines[i], lines[i+1])
-		}
-		group := strings.TrimSuffix(names[0], ":")
+	return netstat.Each(text, func(group, name string, value uint64) {
 		if group == "Tcp" || group == "TcpExt" {
 			group = ""
 		}
-		for j := 1; j < len(names); j++ {
-			if strings.HasPrefix(values[j], "-") { // MaxConn is -1
-				continue
-			}
-			v, err := strconv.ParseUint(values[j], 10, 64)
-			if err != nil {
-				return err
-			}
-			c[group+names[j]] = v
-		}
-	}
-	return nil
+		c[group+name] = value
+	})
 }
 
 // Delta returns what the counters gained since before, without those that did not move.

@@ -25,7 +25,7 @@ func (n *Namespace) Storm(ctx context.Context, addr netip.Addr, connections, thr
 			share++
 		}
 		go func() {
-			errs <- n.onThread(func() error { return refuse(ctx, addr, share) })
+			errs <- n.OnThread(func() error { return refuse(ctx, addr, share) })
 		}()
 	}
 	var err error
@@ -35,19 +35,28 @@ func (n *Namespace) Storm(ctx context.Context, addr netip.Addr, connections, thr
 	return err
 }
 
-// onThread runs f on a thread of its own in the namespace, which ends with the calling goroutine: see run.
-func (n *Namespace) onThread(f func() error) error {
+// OnThread runs f on a thread of its own in the namespace, beside others that do so, unlike Do.
+func (n *Namespace) OnThread(f func() error) error {
+	result := make(chan error, 1)
+	go n.thread(f, result)
+	return <-result
+}
+
+// thread is OnThread's. As in run the thread ends with the goroutine, and must not be the main one.
+func (n *Namespace) thread(f func() error, result chan<- error) {
 	runtime.LockOSThread()
 	if unix.Gettid() == os.Getpid() {
-		result := make(chan error)
-		go func() { result <- n.onThread(f) }()
-		defer runtime.UnlockOSThread()
-		return <-result
+		other := make(chan error, 1)
+		go n.thread(f, other)
+		result <- <-other
+		runtime.UnlockOSThread()
+		return
 	}
 	if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("entering the namespace: %w", err)
+		result <- fmt.Errorf("entering the namespace: %w", err)
+		return
 	}
-	return f()
+	result <- f()
 }
 
 // refuse connects n times from the calling thread's namespace, and is refused.

@@ -23,6 +23,7 @@ type hook struct {
 	point   string // tracepoint, or function of a function's hook
 	kind    hookKind
 	types   []events.Type
+	counts  bool // the kernel counts these events too
 
 	// Of hooks that the tool can do without.
 	gives  string // what is not seen without it, a plural
@@ -49,13 +50,13 @@ func (h *hook) optional() bool { return h.kind == function || h.kind == iterator
 var hooks = []hook{
 	{program: "set_state", point: "inet_sock_set_state", types: []events.Type{events.Retransmit, events.Reset, events.StateChange}},
 	{program: "destroy_sock", point: "tcp_destroy_sock", types: []events.Type{events.Retransmit, events.Reset, events.StateChange}},
-	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}, variant: retransmitVariant},
-	{program: "retransmit_synack", point: "tcp_retransmit_synack", types: []events.Type{events.Retransmit}},
-	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}, variant: sendResetVariant},
+	{program: "retransmit_skb", point: "tcp_retransmit_skb", types: []events.Type{events.Retransmit}, counts: true, variant: retransmitVariant},
+	{program: "retransmit_synack", point: "tcp_retransmit_synack", types: []events.Type{events.Retransmit}, counts: true},
+	{program: "send_reset", point: "tcp_send_reset", kind: rawTracepoint, types: []events.Type{events.Reset}, counts: true, variant: sendResetVariant},
 	{program: "receive_reset", point: "tcp_receive_reset", types: []events.Type{events.Reset}},
-	{program: "send_reset_v4", point: "tcp_v4_send_reset", kind: function, types: []events.Type{events.Reset},
+	{program: "send_reset_v4", point: "tcp_v4_send_reset", kind: function, types: []events.Type{events.Reset}, counts: true,
 		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv4", needed: missesResets},
-	{program: "send_reset_v6", point: "tcp_v6_send_reset", kind: function, types: []events.Type{events.Reset},
+	{program: "send_reset_v6", point: "tcp_v6_send_reset", kind: function, types: []events.Type{events.Reset}, counts: true,
 		gives: "resets sent without a socket or in TIME_WAIT", over: "IPv6", needed: missesResets},
 	{program: "firewall_reset_v4", point: "nf_send_reset", kind: function, types: []events.Type{events.Reset},
 		gives: "resets that the firewall sends", over: "IPv4", module: "nf_reject_ipv4"},

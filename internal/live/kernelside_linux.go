@@ -4,6 +4,7 @@ package live
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -15,6 +16,7 @@ import (
 type kernelSide struct {
 	coll     *ebpf.Collection
 	programs []*ebpf.Program // that are attached; beside those of coll the optional ones
+	counting []*ebpf.Program // of these, the ones whose events the kernel counts too
 }
 
 // totals counts events by type.
@@ -86,15 +88,24 @@ func (k *kernelSide) Memory() (sum uint64, err error) {
 }
 
 // Skipped implements [Source].
-func (k *kernelSide) Skipped() (sum uint64, err error) {
+func (k *kernelSide) Skipped() (uint64, error) {
+	all, _, err := k.skips()
+	return all, err
+}
+
+// skips is how often the kernel skipped a program, and one of those in counting.
+func (k *kernelSide) skips() (all, counting uint64, err error) {
 	for _, p := range k.programs {
 		stats, err := p.Stats()
 		if err != nil {
-			return 0, fmt.Errorf("ask about %s: %w", p, err)
+			return 0, 0, fmt.Errorf("ask about %s: %w", p, err)
 		}
-		sum += stats.RecursionMisses
+		all += stats.RecursionMisses
+		if slices.Contains(k.counting, p) {
+			counting += stats.RecursionMisses
+		}
 	}
-	return sum, nil
+	return all, counting, nil
 }
 
 // announceWait asks to be woken when much is waiting.

@@ -35,6 +35,7 @@ type Source interface {
 type Options struct {
 	Types  []events.Type // Retransmit, Reset, StateChange: what to trace
 	Kernel filter.Kernel // what the kernel side rejects
+	NetNS  []uint32      // inode numbers of the namespaces that are audited; nil: those of Kernel, or all
 	Buffer int           // size of the ring buffer in bytes, a power of two of at least a page
 	Cache  *btf.Cache    // of the kernel's types, for callers that open many; may be nil
 	Hooks  func([]Hook)  // called once with all that is attached, or should be; may be nil

@@ -20,6 +20,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/bpf"
 	"github.com/tcptrace/tcptrace/internal/filter"
@@ -60,11 +61,19 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	}
 	s := &source{}
 	s.names = names.NewCache(s.cgroupPath)
+	if o.Kernel.States == 0 { // the other filters look at what a connection keeps
+		s.gaps = new(events.Gaps)
+	}
 	if err := s.start(ctx, spec, types, wanted, o, limited); err != nil {
 		return nil, errors.Join(types.explain(err), s.Close())
 	}
 	if o.DropRights {
 		if err := s.dropRights(o.KeepRights); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	if s.audit != nil { // with the rights that it will have at the end
+		if err := s.audit.start(); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -103,6 +112,7 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 	}
 
 	var report []Hook
+	hidden := false // something that the kernel counts
 	for _, h := range wanted {
 		r := Hook{Point: h.point, Function: h.kind == function, Optional: h.optional(), Gives: h.gives, over: h.over}
 		if h.variant != nil {
@@ -114,6 +124,7 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 		if errors.Is(r.Err, ErrNotLoaded) {
 			s.notLoaded = append(s.notLoaded, h)
 		}
+		hidden = hidden || h.counts && r.Hidden()
 		report = append(report, r)
 		if h.optional() {
 			continue
@@ -123,7 +134,7 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 			return err
 		}
 		s.links = append(s.links, l)
-		s.programs = append(s.programs, s.coll.Programs[h.program])
+		s.keep(h, s.coll.Programs[h.program])
 		if err := types.confirm(l, h); err != nil {
 			return err
 		}
@@ -133,6 +144,7 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 			return err
 		}
 	}
+	s.audit = s.newAuditor(types.spec, &o, hidden)
 	if o.Hooks != nil {
 		o.Hooks(report)
 	}
@@ -157,7 +169,7 @@ func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *types, h *hook
 	if err != nil {
 		return errors.Join(h.refusal(err), prog.Close())
 	}
-	s.programs = append(s.programs, prog)
+	s.keep(h, prog)
 	switch h.program {
 	case programHolders:
 		s.owner.iter = l.(*link.Iter)
@@ -167,6 +179,42 @@ func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *types, h *hook
 		s.links = append(s.links, l)
 	}
 	return nil
+}
+
+// keep has a program of a hook counted with what is attached.
+func (s *source) keep(h *hook, prog *ebpf.Program) {
+	s.programs = append(s.programs, prog)
+	if h.counts {
+		s.counting = append(s.counting, prog)
+	}
+}
+
+// newAuditor returns what audits this stream; nil if the kernel counts nothing
+// of it. hidden says that it counts resets that no program sees.
+func (s *source) newAuditor(kernel *btf.Spec, o *Options, hidden bool) *auditor {
+	a := &auditor{
+		ours: s.coll.Maps["audits"], iter: s.dwellers, wanted: o.NetNS,
+		retransmits: slices.Contains(o.Types, events.Retransmit), resets: slices.Contains(o.Types, events.Reset),
+		outcomes:   records(kernel, "tcp_retransmit_skb", "err"),
+		othersNote: "of another namespace: " + errNoIterator.Error(),
+	}
+	if !a.retransmits && !a.resets {
+		return nil
+	}
+	if a.wanted == nil {
+		a.wanted = o.Kernel.NetNS
+	}
+	if !names.Look().PIDs { // the numbers of the host's threads are none of this /proc
+		a.iter, a.othersNote = nil, "of another namespace: needs --pid=host"
+	}
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/net", &st) == nil {
+		a.own = uint32(st.Ino)
+	}
+	if hidden {
+		a.hiddenResets = "this kernel hides some"
+	}
+	return a
 }
 
 // only is spec with these programs alone.
@@ -191,6 +239,8 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 	haveCookie := types.spec.TypeByName("bpf_get_socket_ptr_cookie", &helper) == nil
 	// bpf_get_current_task_btf, from 5.11 on (3ca1032ab7ab).
 	haveTask := types.spec.TypeByName("bpf_get_current_task_btf", &helper) == nil
+	// From 6.2 on (a35b9af4ec2c).
+	haveCast := types.spec.TypeByName("bpf_rdonly_cast", &helper) == nil
 	firewallHasSk := slices.ContainsFunc(hooks, func(h hook) bool {
 		if !strings.HasPrefix(h.program, "firewall_reset") {
 			return false
@@ -202,6 +252,7 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 		"filter":             kernelFilter(&o.Kernel),
 		"have_cookie_helper": haveCookie,
 		"have_task_helper":   haveTask,
+		"have_rdonly_cast":   haveCast,
 		"firewall_has_sk":    firewallHasSk,
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),

@@ -25,7 +25,6 @@ import (
 	"github.com/tcptrace/tcptrace/internal/lab"
 	"github.com/tcptrace/tcptrace/internal/lab/labtest"
 	"github.com/tcptrace/tcptrace/internal/live"
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
@@ -41,7 +40,7 @@ var allTypes = []events.Type{events.Retransmit, events.Reset, events.StateChange
 
 // tracer collects everything that the source gives of some namespaces.
 type tracer struct {
-	src    pipeline.Source
+	src    live.Source
 	cancel context.CancelFunc
 	done   chan struct{}
 	events []events.Event
@@ -486,6 +485,20 @@ func identity(t *verdict, delta map[string]uint64, evs []events.Event, blind []l
 	}
 }
 
+// checkGaps: where every event was seen there is no gap. Before 6.17 what failed
+// is one.
+func checkGaps(t *verdict, evs []events.Event, delta map[string]uint64, blind []labtest.TraceEvent) {
+	failed := uint64(0)
+	if !labtest.HasField(lab.Retransmit, "err") {
+		failed = delta["TCPRetransFail"]
+	}
+	for i := range evs {
+		if gap := uint64(evs[i].Gap); gap > failed && len(blind) == 0 {
+			t.Errorf("a gap of %d: %s", gap, line(&evs[i]))
+		}
+	}
+}
+
 type trouble = func(context.Context, lab.Place) (*lab.Facts, error)
 
 // play makes one trouble, traced, and wants exactly its events, its states and
@@ -520,6 +533,10 @@ func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hid
 		inums = append(inums, place.Server.Inum())
 	}
 	stop := everything.start(t, inums...)
+	audit, err := live.AuditFrom(everything.src, inums...)
+	if err != nil {
+		t.Fatal(err)
+	}
 	skipped := everything.skipped(t)
 	facts, err := run(t.Context(), place)
 	evs := stop()
@@ -528,6 +545,10 @@ func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hid
 		t.Logf("%v: again", err)
 		return nil, true
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := audit()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -541,6 +562,8 @@ func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hid
 	for inum, delta := range map[uint32]map[string]uint64{place.Client.Inum(): facts.Client, place.Server.Inum(): facts.Server} {
 		there := slices.DeleteFunc(slices.Clone(evs), func(e events.Event) bool { return e.NetNS != inum })
 		identity(v, delta, there, blind)
+		checkAudit(v, rowsOf(rows, inum), delta, blind)
+		checkGaps(v, there, delta, blind)
 	}
 	report := t.Errorf
 	if skipped > 0 || emulated && len(v.wrong) == 0 {

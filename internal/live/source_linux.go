@@ -26,10 +26,14 @@ type source struct {
 	spool *spool      // nil until everything is attached
 	dec   events.Decoder
 	merge events.Merger
+	gaps  *events.Gaps // nil where a filter may hide events of a connection that it shows others of
 	owner owners
 	names *names.Cache
 
 	dwellers *link.Iter // over all threads' namespaces; nil if the kernel refuses it
+	audit    *auditor   // nil unless what is traced is counted by the kernel, too
+	audited  []events.Audit
+	checked  int // namespaces
 
 	notLoaded []*hook // optional ones whose module was not loaded at the start
 
@@ -88,6 +92,9 @@ func (s *source) append(batch []events.Event) ([]events.Event, error) {
 	if err != nil {
 		return batch[:len(batch)-1], fmt.Errorf("decode: %w", err)
 	}
+	if s.gaps != nil {
+		s.gaps.See(e)
+	}
 	if lost != s.lostSeen {
 		own := *e
 		batch = append(s.appendLost(batch[:len(batch)-1], own.Boot, lost), own)
@@ -129,7 +136,11 @@ func (s *source) appendLost(batch []events.Event, boot uint64, lost uint32) []ev
 // Counts implements [pipeline.Source]. Where the kernel no longer answers,
 // which it does as long as the map is open, it gives what it knows.
 func (s *source) Counts() pipeline.Counts {
-	c := pipeline.Counts{Merged: s.merge.Merged}
+	c := pipeline.Counts{Merged: s.merge.Merged, Audit: s.audited, Checked: s.checked}
+	skipped, counting, err := s.skips()
+	if err == nil {
+		c.Skipped, c.SkippedCounting = skipped, counting
+	}
 	t, err := s.totals()
 	if err != nil {
 		return c
@@ -161,7 +172,11 @@ func (s *source) finish() error {
 	if s.links == nil {
 		return nil
 	}
-	return errors.Join(s.detach(), s.spool.flush())
+	var err error
+	if s.audit != nil {
+		s.audited, s.checked, err = s.audit.finish()
+	}
+	return errors.Join(err, s.detach(), s.spool.flush())
 }
 
 // detach takes the programs off the tracepoints and waits until none of them
@@ -175,12 +190,15 @@ func (s *source) detach() error {
 		}
 	}
 	s.links = nil
-	// MEMBARRIER_CMD_GLOBAL is synchronize_rcu(), and tracepoint programs run
-	// inside an RCU read section. Where it is refused (nohz_full), a program
-	// that is still running costs the stream's last event its place in it.
-	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	settle()
 	return errors.Join(errs...)
 }
+
+// settle waits until none of the programs that run now does any more: each runs
+// inside an RCU read section, and MEMBARRIER_CMD_GLOBAL is synchronize_rcu().
+// Where that is refused (nohz_full), an event that happens at this very moment
+// may miss its place in the stream or in a count.
+func settle() { _, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0) }
 
 const membarrierGlobal = 1
 

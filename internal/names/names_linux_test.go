@@ -31,6 +31,17 @@ func TestUser(t *testing.T) {
 	}
 }
 
+// TestElsewhere: numbers that mean something else here are taken away.
+func TestElsewhere(t *testing.T) {
+	c := NewCache(nil)
+	c.place.PIDs, c.place.UIDs = false, false
+	e := events.Event{Known: events.HasUID | events.HasOrphan, UID: 1, PID: 812, Sharers: []uint32{812, 813}}
+	c.Fill(&e)
+	if e.PID != 0 || e.Sharers != nil || e.UID != 0 || e.Known != events.HasOrphan || e.User != "" {
+		t.Errorf("left: %+v", e)
+	}
+}
+
 // named gives this thread's network namespace a name, as "ip netns attach" does.
 func named(t *testing.T, name string) (inum uint32) {
 	t.Helper()

@@ -37,6 +37,12 @@ type Counts struct {
 	Filtered uint64 // rejected before they reached Read
 	Merged   uint64 // folded into another event
 	Lost     uint64 // no room in the ring buffer
+
+	// Of the events that the kernel made, see [events.Summary]. The audit is
+	// there when Read has given io.EOF.
+	Skipped, SkippedCounting uint64
+	Audit                    []events.Audit
+	Checked                  int
 }
 
 // Options of [Run].
@@ -153,6 +159,11 @@ func (r *run) summary(c Counts) events.Summary {
 		Merged:   c.Merged,
 		Lost:     c.Lost,
 		Elapsed:  time.Since(r.start),
+
+		Skipped:         c.Skipped,
+		SkippedCounting: c.SkippedCounting,
+		Audit:           c.Audit,
+		Checked:         c.Checked,
 	}
 	for k, n := range r.byKind {
 		if n == 0 {

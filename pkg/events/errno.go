@@ -10,11 +10,15 @@ import "strconv"
 type Errno uint16
 
 const (
+	eagain       Errno = 11
+	enomem       Errno = 12
+	ebusy        Errno = 16
 	econnaborted Errno = 103
 	enobufs      Errno = 105
+	ehostunreach Errno = 113
 )
 
-var errnoNames = map[Errno]string{
+var errnoNames = [...]string{
 	1: "EPERM", 2: "ENOENT", 4: "EINTR", 5: "EIO", 6: "ENXIO", 11: "EAGAIN",
 	12: "ENOMEM", 13: "EACCES", 14: "EFAULT", 16: "EBUSY", 19: "ENODEV",
 	22: "EINVAL", 28: "ENOSPC", 32: "EPIPE", 71: "EPROTO", 75: "EOVERFLOW",
@@ -33,8 +37,8 @@ func (e Errno) String() string {
 	if e == 0 {
 		return ""
 	}
-	if n, ok := errnoNames[e]; ok {
-		return n
+	if int(e) < len(errnoNames) && errnoNames[e] != "" {
+		return errnoNames[e]
 	}
 	return "errno " + strconv.Itoa(int(e))
 }

@@ -139,15 +139,21 @@ type Summary struct {
 	Lost     uint64 // not delivered: the ring buffer was full
 	ByKind   []KindCount
 	Elapsed  time.Duration
-	Skipped  uint64  // runs of programs that the kernel left out: one was in the middle of another event on that CPU
-	Audit    []Audit // nil: no audit was made
+	Skipped  uint64 // runs of programs that the kernel left out: one was in the middle of another event on that CPU
+	// SkippedCounting is how many of these were of programs whose events the
+	// kernel counts, too: as many, or what they sent, are missing in the audit.
+	SkippedCounting uint64
+	// Audit is nil if none was made. It leaves out most of the namespaces in
+	// which nothing happened; Checked counts all of which a counter was compared.
+	Audit   []Audit
+	Checked int
 }
 
 // Audit sets one of the kernel's counters in one network namespace beside what
 // was seen of it before any filter. Events that come while the counters are
 // read make a bracket: the kernel's count must lie in [Traced, Traced+Bracket].
 type Audit struct {
-	NetNS   uint32 // inode number
+	NetNS   uint32 // inode number; 0: of several that have no counts of their own
 	Counter string // the kernel's name, such as RetransSegs
 	Kernel  uint64 // by how much it rose; means nothing if Unchecked
 	Traced  uint64

@@ -3,6 +3,8 @@
 package format
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -63,8 +65,10 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func BenchmarkAppendEvent(b *testing.B) {
+	all := samples()
 	for _, format := range Formats() {
-		for name, e := range samples() {
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			e := all[name]
 			b.Run(format+"/"+name, func(b *testing.B) {
 				p := mustNew(b, Options{Format: format, Types: []events.Type{e.Type}})
 				buf := p.AppendEvent(p.AppendHeader(nil), e)

@@ -4,7 +4,6 @@ package format
 
 import (
 	"net/netip"
-	"strconv"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
@@ -48,18 +47,19 @@ var composites = []Column{
 // that is unknown; nothing if both are.
 func appendEndpoint(b []byte, addr netip.Addr, port uint16) []byte {
 	switch {
-	case addr.IsValid() && port != 0:
-		return netip.AddrPortFrom(addr.Unmap(), port).AppendTo(b)
-	case addr.Unmap().Is4():
-		b = addr.Unmap().AppendTo(b)
+	case addr.Is4() || addr.Is4In6():
+		b = appendAddr(b, addr)
 	case addr.IsValid():
 		b = append(addr.AppendTo(append(b, '[')), ']')
 	case port == 0:
 		return b
 	default:
-		return strconv.AppendUint(append(b, "?:"...), uint64(port), 10)
+		b = append(b, '?')
 	}
-	return append(b, ":?"...)
+	if port == 0 {
+		return append(b, ":?"...)
+	}
+	return appendUint(append(b, ':'), uint64(port))
 }
 
 // appendChange appends OLD->NEW.
@@ -85,7 +85,7 @@ func appendKindAttempt(b []byte, e *events.Event) []byte {
 	start := len(b)
 	b = append(b, e.Kind.String()...)
 	if e.Attempt != 0 {
-		b = strconv.AppendUint(separate(b, start, " "), uint64(e.Attempt), 10)
+		b = appendUint(separate(b, start, " "), uint64(e.Attempt))
 	}
 	return b
 }

@@ -12,6 +12,24 @@ import (
 // is shown. None of it may move the cursor, change the title, hide or reorder
 // what stands beside it, or begin a line of its own.
 
+// plain says where a byte stands for itself.
+var plain = func() (list [256]uint8) {
+	for c := ' '; c < 0x7f; c++ {
+		if c != '\\' {
+			list[c] = inTable
+		}
+		if c != '\\' && c != '"' {
+			list[c] |= inJSON
+		}
+	}
+	return list
+}()
+
+const (
+	inJSON  = 1 << iota
+	inTable // and in CSV, but for what special says
+)
+
 const hexDigits = "0123456789abcdef"
 
 // shown reports whether a terminal shows r as itself and nothing but itself:
@@ -41,15 +59,16 @@ func appendEscaped[T string | []byte](b []byte, s T, sheet bool) []byte {
 	done := 0 // s[:done] is appended
 	for i := 0; i < len(s); {
 		c := s[i]
+		if plain[c]&inTable != 0 && (i > 0 && i < len(s)-1 || !(i == 0 && special(c, len(s), sheet)) && !(c == ' ' && i == len(s)-1)) {
+			i++
+			continue
+		}
 		r, n := rune(c), 1
-		if c < utf8.RuneSelf {
-			if shown(r) && c != '\\' && !(i == 0 && special(c, len(s), sheet)) && !(c == ' ' && i == len(s)-1) {
-				i++
+		if c >= utf8.RuneSelf {
+			if r, n = decode(s, i); shown(r) && (r != utf8.RuneError || n > 1) {
+				i += n
 				continue
 			}
-		} else if r, n = decode(s, i); shown(r) && (r != utf8.RuneError || n > 1) {
-			i += n
-			continue
 		}
 		b = append(b, s[done:i]...)
 		i += n

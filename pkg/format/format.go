@@ -39,8 +39,9 @@ type Options struct {
 }
 
 // Printer appends events to a buffer of the caller's. It keeps the widths of a
-// table's columns, and is not safe for concurrent use. In steady state it
-// allocates nothing, as long as the buffer has room.
+// table's columns, and text that many lines share; it is not safe for
+// concurrent use. In steady state it allocates nothing, as long as the buffer
+// has room.
 type Printer struct{ layout layout }
 
 // layout is one format.

@@ -3,6 +3,7 @@
 package format
 
 import (
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -15,25 +16,47 @@ type jsonLayout struct {
 	// others cost nothing. A lost event has all of its columns whatever the
 	// user chose: losses are never hidden.
 	byType [events.Lost + 1][]jsonColumn
+	clock  clock
+	owners ownerMemo
 }
 
 type jsonColumn struct {
-	key   string // `,"name":`
+	open  string // `,"name":` and what begins the value
+	close byte   // what ends it; 0: nothing
 	value func(*events.Event) Value
+	run   int // how many from here on say who the owner is
+	text  int // of the run, in an ownerEntry
+}
+
+func newJSONColumn(c *Column) jsonColumn {
+	j := jsonColumn{open: `,"` + c.Name + `":`, value: c.value}
+	switch c.Type {
+	case String, Hex, Time:
+		j.open, j.close = j.open+`"`, '"'
+	case Ints:
+		j.open, j.close = j.open+`[`, ']'
+	}
+	return j
 }
 
 func newJSON(chosen []Column) *jsonLayout {
-	l := new(jsonLayout)
+	l := &jsonLayout{clock: utcClock()}
 	for t := range l.byType {
 		list := chosen
 		if events.Type(t) == events.Lost {
 			list = columns
 		}
-		for _, c := range list {
-			if c.concerns(events.Type(t)) {
-				l.byType[t] = append(l.byType[t], jsonColumn{`,"` + c.Name + `":`, c.value})
+		list = slices.DeleteFunc(slices.Clone(list), func(c Column) bool { return !c.concerns(events.Type(t)) })
+		runs := 0
+		for i := 0; i < len(list); i++ {
+			j := newJSONColumn(&list[i])
+			if i == 0 || !list[i-1].owner {
+				j.run, j.text = ownerRun(list[i:]), runs
+				runs += min(j.run, 1)
 			}
+			l.byType[t] = append(l.byType[t], j)
 		}
+		l.owners.runs = max(l.owners.runs, runs)
 	}
 	return l
 }
@@ -49,17 +72,58 @@ func (l *jsonLayout) event(b []byte, e *events.Event) []byte {
 	}
 	start := len(b)
 	cols := l.byType[t]
-	for i := range cols {
-		if v := cols[i].value(e); v.kind != absent {
-			b = append(b, cols[i].key...)
-			b = v.appendJSON(b)
+	var owner *ownerEntry
+	for i := 0; i < len(cols); i++ {
+		c := &cols[i]
+		if c.run == 0 {
+			b = l.value(b, c, e)
+			continue
 		}
+		if owner == nil {
+			owner = l.owners.of(e)
+		}
+		known := &owner.texts[c.text]
+		if known.known {
+			b = append(b, known.text...)
+		} else {
+			at := len(b)
+			for j := range c.run {
+				b = l.value(b, &cols[i+j], e)
+			}
+			known.keep(b[at:], 0)
+		}
+		i += c.run - 1
 	}
 	if len(b) == start {
 		return append(b, "{}\n"...)
 	}
 	b[start] = '{' // instead of the first comma
 	return append(b, '}', '\n')
+}
+
+// value appends e's value in a column, if it has one.
+func (l *jsonLayout) value(b []byte, c *jsonColumn, e *events.Event) []byte {
+	v := c.value(e)
+	if v.kind == absent {
+		return b
+	}
+	b = append(b, c.open...)
+	switch v.kind {
+	case integer:
+		b = appendUint(b, v.num)
+	case timestamp:
+		b = append(l.clock.append(b, int64(v.num), 9), 'Z')
+	case unsafeText:
+		b = appendJSONText(b, *v.ref.(*string))
+	case process:
+		b = appendJSONText(b, v.ref.(*events.Comm).Bytes())
+	default:
+		b = v.appendPlain(b)
+	}
+	if c.close != 0 {
+		b = append(b, c.close)
+	}
+	return b
 }
 
 func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
@@ -86,6 +150,14 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 		b = append(b, `,"skipped":`...)
 		b = strconv.AppendUint(b, s.Skipped, 10)
 	}
+	if s.SkippedCounting > 0 {
+		b = append(b, `,"skipped_counting":`...)
+		b = strconv.AppendUint(b, s.SkippedCounting, 10)
+	}
+	if s.Audit != nil {
+		b = append(b, `,"audited_netns":`...)
+		b = strconv.AppendUint(b, uint64(s.Checked), 10)
+	}
 	for i := range s.Audit {
 		if i == 0 {
 			b = append(b, `,"audit":[`...)
@@ -101,9 +173,13 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 }
 
 func appendAudit(b []byte, a *events.Audit) []byte {
-	b = append(b, `{"netns":`...)
-	b = strconv.AppendUint(b, uint64(a.NetNS), 10)
-	b = append(b, `,"counter":`...)
+	b = append(b, '{')
+	if a.NetNS != 0 {
+		b = append(b, `"netns":`...)
+		b = strconv.AppendUint(b, uint64(a.NetNS), 10)
+		b = append(b, ',')
+	}
+	b = append(b, `"counter":`...)
 	b = appendJSONString(b, a.Counter)
 	if a.Verdict != events.Unchecked {
 		b = append(b, `,"kernel":`...)
@@ -122,35 +198,19 @@ func appendAudit(b []byte, a *events.Audit) []byte {
 	return append(b, '}')
 }
 
-func (v Value) appendJSON(b []byte) []byte {
-	switch v.kind {
-	case integer:
-		return strconv.AppendUint(b, v.num, 10)
-	case duration, boolean:
-		return v.appendPlain(b)
-	case integers:
-		b = append(b, '[')
-		b = v.appendPlain(b)
-		return append(b, ']')
-	case unsafeText:
-		return appendJSONString(b, *v.ref.(*string))
-	case process:
-		return appendJSONString(b, v.ref.(*events.Comm).Bytes())
-	}
-	b = append(b, '"')
-	b = v.appendPlain(b)
-	return append(b, '"')
+// appendJSONString appends s in quotes.
+func appendJSONString(b []byte, s string) []byte {
+	return append(appendJSONText(append(b, '"'), s), '"')
 }
 
-// appendJSONString appends s in quotes. Beyond what JSON demands, it escapes
-// whatever is not shown as itself, so that a terminal may show the line.
-// Invalid UTF-8 becomes U+FFFD.
-func appendJSONString[T string | []byte](b []byte, s T) []byte {
-	b = append(b, '"')
+// appendJSONText appends what belongs between the quotes. Beyond what JSON
+// demands, it escapes whatever is not shown as itself, so that a terminal may
+// show the line. Invalid UTF-8 becomes U+FFFD.
+func appendJSONText[T string | []byte](b []byte, s T) []byte {
 	done := 0 // s[:done] is appended
 	for i := 0; i < len(s); {
 		c := s[i]
-		if ' ' <= c && c < 0x7f && c != '"' && c != '\\' {
+		if plain[c]&inJSON != 0 {
 			i++
 			continue
 		}
@@ -185,6 +245,5 @@ func appendJSONString[T string | []byte](b []byte, s T) []byte {
 			b = appendHex(b, 0xdc00+r&0x3ff, 4)
 		}
 	}
-	b = append(b, s[done:]...)
-	return append(b, '"')
+	return append(b, s[done:]...)
 }

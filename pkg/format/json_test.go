@@ -85,7 +85,7 @@ func TestJSONEscapes(t *testing.T) {
 		if got := string(appendJSONString(nil, s)); got != want {
 			t.Errorf("%q = %s, want %s", s, got, want)
 		}
-		if got := string(appendJSONString(nil, []byte(s))); got != want {
+		if got := string(append(appendJSONText([]byte{'"'}, []byte(s)), '"')); got != want {
 			t.Errorf("%q as bytes = %s, want %s", s, got, want)
 		}
 	}

@@ -42,9 +42,10 @@ func AuditText(s *events.Summary) string {
 	if s.Audit == nil {
 		return ""
 	}
+	const inTheMiddle = "of BPF programs, each in the middle of another event"
 	var kernel, missing, extra tally
 	var bracket uint64
-	spaces := map[uint32]bool{} // that were checked, if only in part
+	spaces := map[uint32]bool{} // of those listed, the ones that were checked, if only in part
 	for i := range s.Audit {
 		a := &s.Audit[i]
 		if a.Verdict == events.Unchecked {
@@ -63,12 +64,13 @@ func AuditText(s *events.Summary) string {
 		}
 	}
 	unchecked := unchecked(s.Audit, spaces)
-	if len(spaces) == 0 {
+	checked := uint64(max(s.Checked, len(spaces)))
+	if checked == 0 {
 		return "audit: nothing could be checked" + strings.TrimPrefix(unchecked, "; not checked")
 	}
 
 	var b strings.Builder
-	fmt.Fprintf(&b, "audit: the kernel counted %s in %s", kernel.text(true), plural(uint64(len(spaces)), "namespace"))
+	fmt.Fprintf(&b, "audit: the kernel counted %s in %s", kernel.text(true), plural(checked, "namespace"))
 	switch {
 	case missing.total() > 0 || extra.total() > 0:
 		if n := missing.total(); n > 0 {
@@ -78,12 +80,12 @@ func AuditText(s *events.Summary) string {
 			}
 			b.WriteString(missing.text(false) + ", which the kernel ")
 			switch {
-			case s.Skipped == 0:
+			case s.SkippedCounting == 0:
 				b.WriteString("did not deliver to BPF programs")
-			case s.Skipped >= n:
-				fmt.Fprintf(&b, "skipped (%s of BPF programs, each in the middle of another event)", plural(s.Skipped, "run"))
+			case s.SkippedCounting >= n:
+				fmt.Fprintf(&b, "skipped (%s %s)", plural(s.SkippedCounting, "run"), inTheMiddle)
 			default:
-				fmt.Fprintf(&b, "skipped (%s of BPF programs, each in the middle of another event) or did not deliver to them", plural(s.Skipped, "run"))
+				fmt.Fprintf(&b, "skipped (%s %s) or did not deliver to them", plural(s.SkippedCounting, "run"), inTheMiddle)
 			}
 		}
 		if extra.total() > 0 {
@@ -98,6 +100,10 @@ func AuditText(s *events.Summary) string {
 		b.WriteString("; none were traced")
 	default:
 		b.WriteString("; all were traced")
+	}
+	if n := s.Skipped - min(s.Skipped, s.SkippedCounting); n > 0 {
+		fmt.Fprintf(&b, "; up to %s missing that the kernel does not count (it skipped %s %s)",
+			pluralOf(n, "event is", "events are"), plural(n, "run"), inTheMiddle)
 	}
 	b.WriteString(unchecked)
 	return b.String()
@@ -115,6 +121,9 @@ func unchecked(audit []events.Audit, checked map[uint32]bool) string {
 			continue
 		}
 		what := strconv.FormatUint(uint64(a.NetNS), 10)
+		if a.NetNS == 0 {
+			what = "others"
+		}
 		if checked[a.NetNS] {
 			what = string(appendEscaped(nil, a.Counter, false)) + " of " + what
 		}
@@ -202,6 +211,9 @@ func (t *tally) text(zeros bool) string {
 		default:
 			parts = append(parts, fmt.Sprintf("%d %s", t.sums[name], appendEscaped(nil, name, false)))
 		}
+	}
+	if zeros && len(parts) == 0 {
+		return "nothing"
 	}
 	last := len(parts) - 1
 	if last < 1 {

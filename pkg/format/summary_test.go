@@ -44,7 +44,10 @@ func TestAuditText(t *testing.T) {
 	}{
 		{"none was made", events.Summary{}, ""},
 		{"all traced", events.Summary{Audit: complete}, counted + "; all were traced"},
-		{"what was skipped did not count", events.Summary{Audit: complete, Skipped: 3}, counted + "; all were traced"},
+		{"what was skipped did not count", events.Summary{Audit: complete, Skipped: 3}, counted + "; all were traced; " +
+			"up to 3 events are missing that the kernel does not count (it skipped 3 runs of BPF programs, each in the middle of another event)"},
+		{"most are not listed", events.Summary{Audit: complete, Checked: 40}, strings.Replace(counted, "3 namespaces", "40 namespaces", 1) + "; all were traced"},
+		{"none is listed", events.Summary{Audit: []events.Audit{}, Checked: 1}, "audit: the kernel counted nothing in 1 namespace; none were traced"},
 		{"idle", events.Summary{Audit: []events.Audit{audited(1, "RetransSegs", 0, 0, 0), audited(1, "OutRsts", 0, 0, 0)}},
 			"audit: the kernel counted no retransmitted segments and no resets in 1 namespace; none were traced"},
 		{"one of each", events.Summary{Audit: []events.Audit{audited(1, "RetransSegs", 1, 1, 0),
@@ -60,14 +63,20 @@ func TestAuditText(t *testing.T) {
 		{"not delivered", events.Summary{Audit: append(slices.Clone(complete), audited(4, "RetransSegs", 30, 12, 0))},
 			"audit: the kernel counted 8283 retransmitted segments (7 SYNs and SYN-ACKs, 2 failures) and 12 resets in 4 namespaces; " +
 				"not traced: 18 retransmitted segments, which the kernel did not deliver to BPF programs"},
-		{"skipped", events.Summary{Skipped: 5, Audit: []events.Audit{
+		{"skipped", events.Summary{Skipped: 5, SkippedCounting: 5, Audit: []events.Audit{
 			audited(1, "RetransSegs", 12, 10, 0), audited(1, "TCPSynRetrans", 2, 1, 0), audited(1, "OutRsts", 6, 3, 0)}},
 			"audit: the kernel counted 12 retransmitted segments (2 SYNs and SYN-ACKs) and 6 resets in 1 namespace; " +
 				"not traced: 2 retransmitted segments (1 SYN or SYN-ACK) and 3 resets, which the kernel skipped " +
 				"(5 runs of BPF programs, each in the middle of another event)"},
-		{"both", events.Summary{Skipped: 1, Audit: []events.Audit{audited(1, "OutRsts", 26, 3, 0)}},
+		{"both", events.Summary{Skipped: 1, SkippedCounting: 1, Audit: []events.Audit{audited(1, "OutRsts", 26, 3, 0)}},
 			"audit: the kernel counted 26 resets in 1 namespace; not traced: 23 resets, which the kernel skipped " +
 				"(1 run of BPF programs, each in the middle of another event) or did not deliver to them"},
+		{"skipped elsewhere", events.Summary{Skipped: 4, SkippedCounting: 3, Audit: []events.Audit{audited(1, "OutRsts", 6, 3, 0)}},
+			"audit: the kernel counted 6 resets in 1 namespace; not traced: 3 resets, which the kernel skipped " +
+				"(3 runs of BPF programs, each in the middle of another event); up to 1 event is missing that the kernel does not count " +
+				"(it skipped 1 run of BPF programs, each in the middle of another event)"},
+		{"no room", events.Summary{Audit: append([]events.Audit{notAudited(0, "OutRsts", "more")}, complete...)},
+			counted + "; all were traced; not checked: others (more)"},
 		{"a shortfall beyond the bracket", events.Summary{Audit: []events.Audit{audited(1, "OutRsts", 26, 3, 20)}},
 			"audit: the kernel counted 26 resets in 1 namespace; not traced: at least 3 resets, which the kernel " +
 				"did not deliver to BPF programs; 20 came while the counters were read"},
@@ -105,17 +114,18 @@ func TestAuditText(t *testing.T) {
 }
 
 func TestAuditJSON(t *testing.T) {
-	s := &events.Summary{Events: 7, Skipped: 2, Audit: []events.Audit{
+	s := &events.Summary{Events: 7, Skipped: 2, SkippedCounting: 1, Checked: 9, Audit: []events.Audit{
 		audited(4026531840, "RetransSegs", 7, 7, 0), audited(4026531840, "TCPSynRetrans", 5, 4, 0),
-		audited(4026531840, "OutRsts", 3, 5, 0), audited(2, "OutRsts", 9, 5, 6), notAudited(3, "OutRsts", "gone \"\x1b"),
+		audited(4026531840, "OutRsts", 3, 5, 0), audited(2, "OutRsts", 9, 5, 6), notAudited(3, "OutRsts", "gone \"\x1b"), notAudited(0, "OutRsts", ""),
 	}}
 	got := string(mustNew(t, Options{Format: JSON}).AppendSummary(nil, s))
-	want := `{"event":"summary","events":7,"filtered":0,"merged":0,"lost":0,"by_kind":{},"seconds":0,"skipped":2,"audit":[` +
+	want := `{"event":"summary","events":7,"filtered":0,"merged":0,"lost":0,"by_kind":{},"seconds":0,"skipped":2,"skipped_counting":1,"audited_netns":9,"audit":[` +
 		`{"netns":4026531840,"counter":"RetransSegs","kernel":7,"traced":7,"bracket":0,"verdict":"exact"},` +
 		`{"netns":4026531840,"counter":"TCPSynRetrans","kernel":5,"traced":4,"bracket":0,"verdict":"missing"},` +
 		`{"netns":4026531840,"counter":"OutRsts","kernel":3,"traced":5,"bracket":0,"verdict":"extra"},` +
 		`{"netns":2,"counter":"OutRsts","kernel":9,"traced":5,"bracket":6,"verdict":"within"},` +
-		`{"netns":3,"counter":"OutRsts","traced":3,"bracket":0,"verdict":"unchecked","note":"gone \"\u001b"}]}` + "\n"
+		`{"netns":3,"counter":"OutRsts","traced":3,"bracket":0,"verdict":"unchecked","note":"gone \"\u001b"},` +
+		`{"counter":"OutRsts","traced":3,"bracket":0,"verdict":"unchecked"}]}` + "\n"
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -126,8 +136,8 @@ func TestAuditJSON(t *testing.T) {
 		s.Audit = append(s.Audit, audited(n, "OutRsts", 1, 1, 0))
 	}
 	var back struct{ Audit []map[string]any }
-	if err := json.Unmarshal(mustNew(t, Options{Format: JSON}).AppendSummary(nil, s), &back); err != nil || len(back.Audit) != 3005 {
-		t.Errorf("%d of 3005: %v", len(back.Audit), err)
+	if err := json.Unmarshal(mustNew(t, Options{Format: JSON}).AppendSummary(nil, s), &back); err != nil || len(back.Audit) != 3006 {
+		t.Errorf("%d of 3006: %v", len(back.Audit), err)
 	}
 }
 

@@ -3,7 +3,6 @@
 package format
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -14,38 +13,45 @@ import (
 // The width of a column of addresses grows with a cell that is longer, in steps, and stays.
 type tableLayout struct {
 	columns  []tableColumn
-	wide     bool // times with the date
-	location *time.Location
+	clock    clock
 	noHeader bool
 	palette  *palette // nil: no colour
+	owners   ownerMemo
 }
 
 type tableColumn struct {
 	Column
 	width int
 	right bool
+	run   int // how many from here on say who the owner is
+	text  int // of the run, in an ownerEntry
 }
 
 const growStep = 8 // few steps, so that the headings seldom come again
 
 func newTable(chosen []Column, o Options) *tableLayout {
-	t := &tableLayout{wide: o.Format == Wide, location: o.Location, noHeader: o.NoHeader}
-	if t.location == nil {
-		t.location = time.Local
+	wide := o.Format == Wide
+	t := &tableLayout{clock: clock{location: o.Location, date: wide, sep: ' '}, noHeader: o.NoHeader}
+	if o.Location == nil {
+		t.clock.location = time.Local
 	}
 	if o.Color {
 		t.palette = newPalette()
 	}
 	shown := typesOf(o.Types)
-	for _, c := range chosen {
-		width := max(c.width, len(c.Title))
+	for i, c := range chosen {
+		column := tableColumn{Column: c, width: max(c.width, len(c.Title)), right: c.Type == Int || c.Type == Float}
 		if shown&onReset != 0 {
-			width = max(width, c.resets)
+			column.width = max(column.width, c.resets)
 		}
-		if t.wide && c.Type == Time {
-			width += len(dateLayout) + 1
+		if wide && c.Type == Time {
+			column.width += len(dateLayout) + 1
 		}
-		t.columns = append(t.columns, tableColumn{c, width, c.Type == Int || c.Type == Float})
+		if i == 0 || !chosen[i-1].owner {
+			column.run, column.text = ownerRun(chosen[i:]), t.owners.runs
+			t.owners.runs += min(column.run, 1)
+		}
+		t.columns = append(t.columns, column)
 	}
 	return t
 }
@@ -89,57 +95,101 @@ func (t *tableLayout) event(b []byte, e *events.Event) []byte {
 	return b
 }
 
+// row is a line that is being made.
+type row struct {
+	b       []byte
+	pad     int    // spaces to append before the next cell
+	on, off string // the event's colour
+	grown   bool   // a column became wider, which the line does not show yet
+}
+
 // line appends one event, and reports whether that made a column wider, which
 // the line itself does not show yet.
 func (t *tableLayout) line(b []byte, e *events.Event) (_ []byte, grown bool) {
-	pad := 0 // spaces to append before the next cell
-	for i := range t.columns {
-		c := &t.columns[i]
-		b = appendSpaces(b, pad)
-		at := len(b)
-		var off string
-		if c.paint && t.palette != nil {
-			p := &t.palette[paintOf(e)]
-			b, off = append(b, p.on...), p.off
-		}
-		text := len(b)
-		b = t.cell(b, c, e)
-		if len(b) == text {
-			b, text, off = append(b[:at], '-'), at, ""
-		}
-		width := textWidth(b[text:])
-		b = append(b, off...)
-
-		pad = max(0, c.width-width)
-		if c.grows && width > c.width && i < len(t.columns)-1 {
-			c.width, grown = (width+growStep-1)/growStep*growStep, true
-		}
-		if c.right {
-			b = indent(b, at, pad)
-			pad = 0
-		}
-		pad++
+	r := row{b: b}
+	if t.palette != nil {
+		p := &t.palette[paintOf(e)]
+		r.on, r.off = p.on, p.off
 	}
-	return append(b, '\n'), grown
+	var owner *ownerEntry
+	for i := 0; i < len(t.columns); i++ {
+		c := &t.columns[i]
+		if c.run == 0 || !c.concerns(e.Type) {
+			t.put(&r, i, e)
+			continue
+		}
+		if owner == nil {
+			owner = t.owners.of(e)
+		}
+		r.b, r.pad = appendSpaces(r.b, r.pad), 0
+		known := &owner.texts[c.text]
+		if known.known {
+			r.b, r.pad = append(r.b, known.text...), known.pad
+		} else {
+			at := len(r.b)
+			for j := range c.run {
+				t.put(&r, i+j, e)
+			}
+			known.keep(r.b[at:], r.pad)
+		}
+		i += c.run - 1
+	}
+	if r.grown {
+		t.owners.forget()
+	}
+	return append(r.b, '\n'), r.grown
 }
 
-func (*tableLayout) summary(b []byte, _ *events.Summary) []byte { return b }
-
-func (*tableLayout) showsLost() bool { return false }
+// put appends the cell of column i.
+func (t *tableLayout) put(r *row, i int, e *events.Event) {
+	c := &t.columns[i]
+	b := appendSpaces(r.b, r.pad)
+	var v Value
+	if c.value != nil && c.concerns(e.Type) {
+		v = c.value(e)
+	}
+	if v.kind == integer && !c.paint { // as most cells are
+		b = appendSpaces(b, c.width-digits(v.num))
+		r.b, r.pad = appendUint(b, v.num), 1
+		return
+	}
+	at := len(b)
+	if c.paint {
+		b = append(b, r.on...)
+	}
+	text := len(b)
+	b = t.cell(b, c, v, e)
+	width := len(b) - text
+	if v.kind == unsafeText || v.kind == process { // all else is ASCII
+		width = textWidth(b[text:])
+	}
+	switch {
+	case len(b) == text:
+		b, width = append(b[:at], '-'), 1
+	case c.paint:
+		b = append(b, r.off...)
+	}
+	pad := max(0, c.width-width)
+	if c.grows && width > c.width && i < len(t.columns)-1 {
+		c.width, r.grown = (width+growStep-1)/growStep*growStep, true
+	}
+	if c.right {
+		b = indent(b, at, pad)
+		pad = 0
+	}
+	r.b, r.pad = b, pad+1
+}
 
 // cell appends what people read; nothing for what is unknown.
-func (t *tableLayout) cell(b []byte, c *tableColumn, e *events.Event) []byte {
-	if !c.concerns(e.Type) {
-		return b
-	}
-	if c.Column.cell != nil {
-		return c.Column.cell(b, e)
-	}
-	switch v := c.value(e); v.kind {
+func (t *tableLayout) cell(b []byte, c *tableColumn, v Value, e *events.Event) []byte {
+	switch v.kind {
 	case absent:
+		if c.Column.cell != nil && c.concerns(e.Type) {
+			return c.Column.cell(b, e)
+		}
 		return b
 	case timestamp:
-		return t.appendTime(b, int64(v.num))
+		return t.clock.append(b, int64(v.num), 3)
 	case duration:
 		return appendDuration(b, time.Duration(v.num))
 	case unsafeText:
@@ -151,20 +201,15 @@ func (t *tableLayout) cell(b []byte, c *tableColumn, e *events.Event) []byte {
 	}
 }
 
+func (*tableLayout) summary(b []byte, _ *events.Summary) []byte { return b }
+
+func (*tableLayout) showsLost() bool { return false }
+
 // What times in tables look like.
 const (
 	dateLayout  = "2006-01-02" // wide only
 	clockLayout = "15:04:05.000"
 )
-
-func (t *tableLayout) appendTime(b []byte, ns int64) []byte {
-	at := time.Unix(0, ns).In(t.location)
-	if t.wide {
-		b = append(appendDate(b, at), ' ')
-	}
-	b = append(appendClock(b, at), '.')
-	return appendDigits(b, uint64(at.Nanosecond()/1e6), 3)
-}
 
 // appendDuration appends d with a unit, in few characters: 47us, 4.1ms, 204ms,
 // 1.02s, 12.3s, 2m11s, 3h0m.
@@ -179,8 +224,8 @@ func appendDuration(b []byte, d time.Duration) []byte {
 	}
 	two := func(unit time.Duration, big, small string, smalls time.Duration) []byte {
 		n := d.Round(unit) / unit
-		b = append(strconv.AppendInt(b, int64(n/smalls), 10), big...)
-		return append(strconv.AppendInt(b, int64(n%smalls), 10), small...)
+		b = append(appendUint(b, uint64(n/smalls)), big...)
+		return append(appendUint(b, uint64(n%smalls)), small...)
 	}
 	// The limits are where rounding would give the next unit's first value.
 	switch {
@@ -209,7 +254,7 @@ func appendSpaces(b []byte, n int) []byte {
 	for ; n > len(spaces); n -= len(spaces) {
 		b = append(b, spaces...)
 	}
-	return append(b, spaces[:n]...)
+	return append(b, spaces[:max(0, n)]...)
 }
 
 // indent moves b[at:] to the right by n.

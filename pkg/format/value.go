@@ -5,7 +5,6 @@ package format
 import (
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -78,37 +77,38 @@ const (
 
 // name returns the name of a number; "" for one without.
 func name(kind valueKind, num uint64) string {
-	switch kind {
-	case eventType:
-		return events.Type(num).String()
-	case tcpState:
-		return events.State(num).String()
-	case eventKind:
-		return events.Kind(num).String()
-	case phase:
-		return events.Phase(num).String()
-	case caState:
-		return events.CAState(num).String()
-	case direction:
-		return events.Direction(num).String()
-	case tcpFlags:
-		return flagsText(events.Flags(num))
-	case errno:
+	if kind == errno {
 		return events.Errno(num).String()
+	}
+	if list := names[kind]; num < uint64(len(list)) {
+		return list[num]
 	}
 	return ""
 }
 
-// flagsText returns what Flags.String does, without allocating.
-func flagsText(f events.Flags) string { return allFlags()[f&(1<<9-1)] }
+// names has the names of the small numbers, which are all that have one, so
+// that none is put together for each event.
+var names = [...][]string{
+	eventType: namesOf[events.Type](1 << 6),
+	tcpState:  namesOf[events.State](1 << 6),
+	eventKind: namesOf[events.Kind](1 << 6),
+	phase:     namesOf[events.Phase](1 << 6),
+	caState:   namesOf[events.CAState](1 << 6),
+	direction: namesOf[events.Direction](1 << 6),
+	tcpFlags:  namesOf[events.Flags](1 << 9),
+	errno:     nil,
+}
 
-var allFlags = sync.OnceValue(func() *[1 << 9]string {
-	t := new([1 << 9]string)
-	for f := range t {
-		t[f] = events.Flags(f).String()
+func namesOf[T interface {
+	~uint8 | ~uint16
+	String() string
+}](n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = T(i).String()
 	}
-	return t
-})
+	return list
+}
 
 // The constructors. A false ok, or what means unknown in a type that can say
 // so, makes an absent Value.
@@ -137,6 +137,10 @@ func boolValue(v, ok bool) Value {
 
 func nameValue[T ~uint8](kind valueKind, n T) Value {
 	return numberValue(kind, uint64(n), n != 0 && name(kind, uint64(n)) != "")
+}
+
+func flagsValue(f events.Flags, ok bool) Value {
+	return numberValue(tcpFlags, uint64(f&(1<<9-1)), ok)
 }
 
 func textValue(s *string) Value {
@@ -225,91 +229,25 @@ func (v Value) Text() (s string, ok bool) {
 func (v Value) appendPlain(b []byte) []byte {
 	switch v.kind {
 	case integer:
-		return strconv.AppendUint(b, v.num, 10)
+		return appendUint(b, v.num)
 	case duration:
 		return appendDecimal(b, int64(v.num), 6)
 	case boolean:
 		return strconv.AppendBool(b, v.num != 0)
 	case hexNumber:
-		return strconv.AppendUint(b, v.num, 16)
+		return appendHexUint(b, v.num)
 	case timestamp:
 		return appendTimestamp(b, int64(v.num))
 	case address:
-		return v.ref.(*netip.Addr).Unmap().AppendTo(b)
+		return appendAddr(b, *v.ref.(*netip.Addr))
 	case integers:
 		for i, n := range *v.ref.(*[]uint32) {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = strconv.AppendUint(b, uint64(n), 10)
+			b = appendUint(b, uint64(n))
 		}
 		return b
 	}
 	return append(b, name(v.kind, v.num)...)
-}
-
-// appendDecimal appends n/10^places, without zeros at the end.
-func appendDecimal(b []byte, n int64, places int) []byte {
-	u := uint64(n)
-	if n < 0 {
-		b = append(b, '-')
-		u = -u
-	}
-	unit := uint64(1)
-	for range places {
-		unit *= 10
-	}
-	b = strconv.AppendUint(b, u/unit, 10)
-	if u %= unit; u != 0 {
-		b = append(b, '.')
-		for u%10 == 0 {
-			u /= 10
-			places--
-		}
-		b = appendDigits(b, u, places)
-	}
-	return b
-}
-
-// appendDigits appends the last width decimal digits of n.
-func appendDigits(b []byte, n uint64, width int) []byte {
-	at := len(b) + width
-	for range width {
-		b = append(b, '0')
-	}
-	for i := at - 1; n > 0 && i >= at-width; i-- {
-		b[i] = byte('0' + n%10)
-		n /= 10
-	}
-	return b
-}
-
-// appendTimestamp appends ns since the epoch as RFC 3339, UTC, with nine
-// digits of nanoseconds.
-func appendTimestamp(b []byte, ns int64) []byte {
-	t := time.Unix(0, ns).UTC()
-	b = appendDate(b, t)
-	b = append(b, 'T')
-	b = appendClock(b, t)
-	b = append(b, '.')
-	b = appendDigits(b, uint64(t.Nanosecond()), 9)
-	return append(b, 'Z')
-}
-
-func appendDate(b []byte, t time.Time) []byte {
-	year, month, day := t.Date()
-	b = appendDigits(b, uint64(year), 4)
-	b = append(b, '-')
-	b = appendDigits(b, uint64(month), 2)
-	b = append(b, '-')
-	return appendDigits(b, uint64(day), 2)
-}
-
-func appendClock(b []byte, t time.Time) []byte {
-	hour, minute, second := t.Clock()
-	b = appendDigits(b, uint64(hour), 2)
-	b = append(b, ':')
-	b = appendDigits(b, uint64(minute), 2)
-	b = append(b, ':')
-	return appendDigits(b, uint64(second), 2)
 }

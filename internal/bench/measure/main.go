@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/bench"
 	"github.com/tcptrace/tcptrace/internal/bench/floor"
@@ -21,7 +23,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:])
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -33,13 +36,42 @@ func run(ctx context.Context, args []string) error {
 	}
 	var o bench.Options
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	only := fs.String("only", "", "measure these `parts` alone, and write no document: "+strings.Join(bench.Parts, ","))
+	goBench := fs.String("gobench", "", "the `file` with what \"go test -bench -benchmem\" printed")
+	readme := fs.String("readme", "README.md", "the `file` with the small table")
+	docs := fs.String("docs", "docs/performance.md", "the `file` with all tables")
+	dry := fs.Bool("n", false, "write no document")
 	fs.StringVar(&o.Tcptrace, "tcptrace", "./tcptrace", "the `binary` to measure")
-	fs.IntVar(&o.Rounds, "rounds", 3, "how often each tool meets each load")
-	fs.IntVar(&o.Connections, "connections", 200_000, "refused connections of the storm")
-	fs.IntVar(&o.Retransmissions, "retransmissions", 100_000, "of the lossy transfer")
+	fs.IntVar(&o.Rounds, "rounds", 5, "how often each tool meets each load")
+	fs.IntVar(&o.Connections, "connections", 200_000, "refused connections of a storm")
+	fs.IntVar(&o.Retransmissions, "retransmissions", 100_000, "of a lossy transfer, at least")
+	fs.IntVar(&o.Starts, "starts", 20, "starts, and lone events")
+	fs.IntVar(&o.HealthyRounds, "healthy-rounds", 30, "of the healthy load, without, with, with, without")
+	fs.DurationVar(&o.Block, "block", 500*time.Millisecond, "each of these takes so long")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q", fs.Arg(0))
+	}
+	if *only != "" {
+		o.Only = strings.Split(*only, ",")
+	}
+	if *goBench != "" {
+		text, err := os.ReadFile(*goBench)
+		if err != nil {
+			return err
+		}
+		o.GoBench = string(text)
+	}
 	o.Logf = func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
-	return bench.Run(ctx, o)
+	report, err := bench.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s", report.Markdown())
+	if *dry || !o.Complete() {
+		return nil
+	}
+	return report.Write(*readme, *docs)
 }

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package bench
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// memory is what a process takes beside its ring buffers, in bytes.
+type memory struct {
+	Peak uint64 // of its pages, without those of the maps
+	Maps uint64 // of BPF, without the ring buffers
+}
+
+// readMemory asks the kernel. Mapped ring buffers count as resident, twice at
+// that, because their pages are mapped twice.
+func readMemory(pid int) (m memory, err error) {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return m, err
+	}
+	smaps, err := os.ReadFile(dir + "/smaps")
+	if err != nil {
+		return m, err
+	}
+	if m.Peak, err = peakWithoutMaps(string(status), string(smaps)); err != nil {
+		return m, err
+	}
+	files, err := filepath.Glob(dir + "/fdinfo/*")
+	if err != nil {
+		return m, err
+	}
+	seen := map[string]bool{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		const ringBuffer = "27" // BPF_MAP_TYPE_RINGBUF
+		info := parseInfo(b)
+		id, kind := info["map_id"], info["map_type"]
+		if id == "" || kind == ringBuffer || seen[id] {
+			continue
+		}
+		seen[id] = true
+		n, err := strconv.ParseUint(info["memlock"], 10, 64)
+		if err != nil {
+			return m, fmt.Errorf("%s: %w", f, err)
+		}
+		m.Maps += n
+	}
+	return m, nil
+}
+
+// parseInfo reads lines of a name, a colon and a value.
+func parseInfo(b []byte) map[string]string {
+	info := map[string]string{}
+	for line := range bytes.Lines(b) {
+		name, value, _ := strings.Cut(string(line), ":")
+		info[name] = strings.TrimSpace(value)
+	}
+	return info
+}
+
+var (
+	peakLine = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
+	mapping  = regexp.MustCompile(`(?m)^[0-9a-f]+-[0-9a-f]+ .*anon_inode:bpf-map\n(?:[A-Za-z_]+:.*\n)*?Rss:\s+(\d+) kB$`)
+)
+
+// peakWithoutMaps is VmHWM without the mappings of BPF maps, in bytes.
+func peakWithoutMaps(status, smaps string) (uint64, error) {
+	n, err := numbers(peakLine, status)
+	if err != nil {
+		return 0, err
+	}
+	kib := n[0]
+	for _, m := range mapping.FindAllStringSubmatch(smaps, -1) {
+		rss, err := strconv.Atoi(m[1])
+		if err != nil {
+			return 0, err
+		}
+		kib -= rss
+	}
+	if kib < 0 {
+		return 0, fmt.Errorf("the mapped BPF maps exceed the peak of %d KiB", n[0])
+	}
+	return uint64(kib) << 10, nil
+}
+
+// userTime is the time that a running process has spent in user space, in
+// steps of 10 ms.
+func userTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	return parseUserTime(string(b))
+}
+
+func parseUserTime(stat string) (time.Duration, error) {
+	// The name, in parentheses, may hold anything.
+	f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	const utime = 14 - 3 // the third field is the first of these
+	if len(f) <= utime {
+		return 0, fmt.Errorf("/proc/PID/stat is %q", stat)
+	}
+	n, err := strconv.ParseInt(f[utime], 10, 64)
+	return time.Duration(n) * time.Second / userHZ, err
+}

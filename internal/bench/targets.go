@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package bench
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// The targets.
+const (
+	floorLimit    = 1.5
+	bpftraceLimit = 0.5
+	loneLimit     = 200 * time.Millisecond
+	userLimit     = 1000 // ns
+	memoryLimit   = 64   // MiB
+	startLimit    = 300 * time.Millisecond
+	healthyWidth  = 0.02
+)
+
+// target is what was aimed at, and what came of it.
+type target struct {
+	what, limit, measured string
+	state                 state
+}
+
+type state uint8
+
+const (
+	notMeasured state = iota
+	missed
+	reached
+)
+
+func (t target) verdict() string {
+	return [...]string{"not measured", "**not reached**", "reached"}[t.state]
+}
+
+// within is reached if the value is at most the limit; it is not measured if
+// the value is not a number.
+func within(what, limit, format string, value, most float64) target {
+	t := target{what: what, limit: limit, measured: "-"}
+	if math.IsNaN(value) {
+		return t
+	}
+	t.measured, t.state = fmt.Sprintf(format, value), missed
+	if value <= most {
+		t.state = reached
+	}
+	return t
+}
+
+func (r *Report) targets() (all []target) {
+	cost, half := math.NaN(), math.NaN()
+	if r.storm != nil {
+		cost = r.storm.ratio(toolTcptrace, toolFloor, (*trial).kernelCost)
+		half = r.storm.ratio(toolTcptrace, toolBpftrace, (*trial).kernelCost)
+	}
+	all = append(all,
+		within("kernel time an event in the storm, to the floor's", "at most 1.5", "%.2f", cost, floorLimit),
+		within("kernel time an event in the storm, to bpftrace's", "at most 0.5", "%.2f", half, bpftraceLimit),
+		within("a lone event is shown after, the longest", "at most 200 ms", "%.0f ms", highest(list(r.lone, millis)), millis(loneLimit)),
+		r.lossTarget())
+	for _, format := range []string{"table", "json"} {
+		var user []float64
+		for _, t := range r.formats {
+			if t.Format == format {
+				user = append(user, t.userCost())
+			}
+		}
+		all = append(all, within("user CPU an event, "+format, "at most 1,000 ns", "%.0f ns", median(user), userLimit))
+	}
+	allocs := math.NaN()
+	for _, g := range r.userSpace {
+		if g.perEvent() {
+			allocs = math.Max(float64(g.Allocs), zeroIfNaN(allocs))
+		}
+	}
+	all = append(all, within("allocations an event in decoding and formatting", "0", "%.0f", allocs, 0))
+	idle := list(r.starts, func(t startTrial) float64 { return mib(t.Memory.Peak + t.Memory.Maps) })
+	busy := list(r.formats, func(t formatTrial) float64 { return mib(t.Memory.Peak + t.Memory.Maps) })
+	all = append(all,
+		within("memory beside the ring buffer, idle, the highest", "at most 64 MiB", "%.0f MiB", highest(idle), memoryLimit),
+		within("memory beside the ring buffer, in the storm, the highest", "at most 64 MiB", "%.0f MiB", highest(busy), memoryLimit),
+		within("everything is attached after, the median", "at most 300 ms", "%.0f ms",
+			median(list(r.starts, func(t startTrial) float64 { return millis(t.Attached) })), millis(startLimit)))
+	for _, h := range r.healthy {
+		width := ratioInterval(h.Ratios).halfWidth()
+		t := within("healthy load, "+h.Load+": 95% interval of the ratio", "narrower than ±2%", "±%.2f%%", 100*width, 100*healthyWidth)
+		all = append(all, t)
+	}
+	return all
+}
+
+// lossTarget is reached if no format lost an event in any round.
+func (r *Report) lossTarget() target {
+	t := target{what: "events lost in the storm, every format, file and pipe", limit: "0", measured: "-"}
+	if r.formats == nil {
+		return t
+	}
+	lost, unexplained := 0, 0
+	for i := range r.formats {
+		lost += r.formats[i].Lost
+		unexplained += r.formats[i].unexplained()
+	}
+	t.measured, t.state = fmt.Sprint(lost), reached
+	if unexplained != 0 {
+		t.measured += fmt.Sprintf(", and %d unexplained", unexplained)
+	}
+	if lost != 0 || unexplained != 0 {
+		t.state = missed
+	}
+	return t
+}
+
+func highest(list []float64) float64 {
+	if len(list) == 0 {
+		return math.NaN()
+	}
+	return slices.Max(list)
+}
+
+func zeroIfNaN(v float64) float64 {
+	if math.IsNaN(v) {
+		return 0
+	}
+	return v
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+
+	"github.com/tcptrace/tcptrace/bpf"
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// AuditFrom begins an audit of some namespaces in a stream under way. What it
+// returns ends it.
+func AuditFrom(src Source, netns ...uint32) (end func() ([]events.Audit, error), err error) {
+	a := *src.(*source).audit
+	a.wanted = netns
+	if err := a.start(); err != nil {
+		return nil, err
+	}
+	return func() ([]events.Audit, error) {
+		rows, _, err := a.finish()
+		return rows, err
+	}, nil
+}
+
+// Detach takes one program off its hook.
+func Detach(src Source, program string) error {
+	s := src.(*source)
+	own, err := s.coll.Programs[program].Info()
+	if err != nil {
+		return err
+	}
+	id, _ := own.ID()
+	for _, l := range s.links {
+		info, err := l.Info()
+		if err != nil {
+			return err
+		}
+		if info.Program == id {
+			return l.Close()
+		}
+	}
+	return fmt.Errorf("%s is not attached", program)
+}
+
+// CountReset counts a reset that was none in a namespace that has counts.
+func CountReset(src Source, netns uint32) error {
+	m := src.(*source).coll.Maps["audits"]
+	var key uint64
+	var c bpf.TcptraceAudit
+	for all := m.Iterate(); all.Next(&key, &c); {
+		if c.Netns == netns {
+			c.Resets++
+			return m.Put(key, c)
+		}
+	}
+	return fmt.Errorf("namespace %d has no counts", netns)
+}
