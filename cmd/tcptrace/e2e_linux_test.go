@@ -333,9 +333,230 @@ func testStorm(t *testing.T, command, format, sink string) {
 				c.point, got[c.kind], hidden[c.point], misses[c.program], c.want)
 		}
 	}
+	checkStormAudit(t, p.said.String(), format, counter, uint64(hidden[lab.SendReset])+misses["send_reset"])
 	header := map[string]int{"table": 1, "wide": 1, "csv": 1, "json": 1}[format] // json: the summary
 	if want := int(got["refused"] + got["peer"] + got["state"]); printed.lines != want+header {
 		t.Errorf("%d lines for %d events", printed.lines, want)
+	}
+}
+
+// checkStormAudit looks at what the program says of the resets of a storm: what
+// the kernel counted, and that it was all traced, or what of it was hidden.
+func checkStormAudit(t *testing.T, said, format string, counter, hidden uint64) {
+	t.Helper()
+	if format == "json" {
+		a := parseSummary(t, said[strings.LastIndex(said, "\n")+1:]).row(t, "OutRsts")
+		want := "exact"
+		if hidden > 0 {
+			want = "missing"
+		}
+		if a.Kernel != counter || a.Traced != counter-hidden || a.Bracket != 0 || a.Verdict != want {
+			t.Errorf("%d resets, %d of them hidden: the audit says %+v", counter, hidden, a)
+		}
+		return
+	}
+	want := "all were traced\n"
+	if hidden > 0 {
+		want = fmt.Sprintf("not traced: %d reset", hidden)
+	}
+	if !strings.Contains(said, fmt.Sprintf("%d resets in 1 namespace; ", counter)) || !strings.Contains(said, "; "+want) {
+		t.Errorf("%d resets, %d of them hidden: said %s", counter, hidden, said)
+	}
+}
+
+// summary is the last line in JSON.
+type summary struct {
+	Event                          string
+	Events, Filtered, Merged, Lost uint64
+	Audit                          []auditRow
+}
+
+type auditRow struct {
+	NetNS                   uint32
+	Counter                 string
+	Kernel, Traced, Bracket uint64
+	Verdict, Note           string
+}
+
+func parseSummary(t *testing.T, line string) (s summary) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(line), &s); err != nil || s.Event != "summary" {
+		t.Fatalf("%v: no summary: %q", err, line)
+	}
+	return s
+}
+
+// row is the only one of a counter.
+func (s summary) row(t *testing.T, counter string) (row auditRow) {
+	t.Helper()
+	n := 0
+	for _, a := range s.Audit {
+		if a.Counter == counter {
+			row, n = a, n+1
+		}
+	}
+	if n != 1 {
+		t.Fatalf("%d rows of %s: %+v", n, counter, s.Audit)
+	}
+	return row
+}
+
+// stormPort is where [lab.Namespace.Storm] connects to.
+const stormPort = 9
+
+// TestForcedLoss loses events on purpose, by a buffer that is far too small and
+// by a program that is stopped for the whole of a storm: all that the kernel
+// made is printed or counted as lost, where the gap is, and the audit says that
+// nothing was missed before that.
+func TestForcedLoss(t *testing.T) {
+	for _, tt := range []struct {
+		name, buffer string
+		stopped      bool
+	}{
+		{"small buffer", "4KiB", false},
+		{"stopped", "1MiB", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) { testForcedLoss(t, tt.buffer, tt.stopped) })
+	}
+}
+
+func testForcedLoss(t *testing.T, buffer string, stopped bool) {
+	ns := labtest.Namespace(t)
+	place, err := ns.Loopback(lab.V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blind, err := labtest.StartBlindSpot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := blind.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	out := tempFile(t)
+	p := trace(t, out, "events", "-o", "json", "--strict", "--buffer", buffer, "--netns", fmt.Sprint(ns.Inum()))
+	// wait has what was printed satisfy a condition.
+	wait := func(cond func(text []byte) bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := lab.Until(ctx, func() (bool, error) {
+			b, err := os.ReadFile(out.Name())
+			return cond(b), err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var length int
+	more := func(b []byte) bool { return len(b) > length }
+	refuse(t, ns)
+	wait(more)
+	if stopped {
+		p.signal(syscall.SIGSTOP)
+		p.await('T')
+	}
+	const connections = 20_000 // 80,000 events of more than 100 bytes
+	if err := ns.Storm(t.Context(), place.Addr, connections, 2); err != nil {
+		t.Fatal(err)
+	}
+	if stopped {
+		p.signal(syscall.SIGCONT)
+	}
+	wait(func(b []byte) bool {
+		length = len(b)
+		return bytes.Contains(b, []byte(`"event":"lost"`))
+	})
+	refuse(t, ns) // behind the gap
+	wait(more)
+	misses := p.misses()
+	p.signal(syscall.SIGINT)
+	if code := p.end(); code != 3 {
+		t.Errorf("exit code %d: %s", code, p.said.String())
+	}
+	hidden, err := blind.Count(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	counters, err := ns.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	b, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+	sum := parseSummary(t, lines[len(lines)-1])
+	var shown, lost uint64
+	gaps := 0
+	firstLost, lastLost, firstStorm, lastStorm := -1, -1, -1, -1
+	for i, line := range lines[:len(lines)-1] {
+		var e struct {
+			Event        string
+			Count        uint64
+			LPort, RPort uint16
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		mark := func(first, last *int) {
+			if *last = i; *first < 0 {
+				*first = i
+			}
+		}
+		switch {
+		case e.Event == "lost":
+			lost += e.Count
+			gaps++
+			mark(&firstLost, &lastLost)
+			continue
+		case e.LPort == stormPort || e.RPort == stormPort:
+			mark(&firstStorm, &lastStorm)
+		}
+		shown++
+	}
+	if shown != sum.Events || lost != sum.Lost || lost == 0 {
+		t.Errorf("%d lines and %d lost; the summary says %d and %d", shown, lost, sum.Events, sum.Lost)
+	}
+	// A refused connection is a reset sent, one received, and two changes.
+	made, unseen := 4*counters["OutRsts"], uint64(0)
+	for point, program := range map[string]string{lab.SendReset: "send_reset", lab.ReceiveReset: "receive_reset", lab.SetState: "set_state"} {
+		unseen += uint64(hidden[point]) + misses[program]
+	}
+	if shown+lost+unseen != made {
+		t.Errorf("%d printed, %d lost, %d hidden from BPF; the kernel made %d", shown, lost, unseen, made)
+	}
+	if firstStorm < 0 || firstLost < firstStorm {
+		t.Errorf("lost lines %d to %d, the storm's are %d to %d of %d", firstLost, lastLost, firstStorm, lastStorm, len(lines))
+	}
+	if stopped && (firstLost < lastStorm || lastLost-firstLost+1 != gaps) { // one gap, behind all that there was room for
+		t.Errorf("lost lines %d to %d, the storm's are %d to %d", firstLost, lastLost, firstStorm, lastStorm)
+	}
+	checkStormAudit(t, lines[len(lines)-1], "json", counters["OutRsts"], uint64(hidden[lab.SendReset])+misses["send_reset"])
+}
+
+// await waits until the program is in a state, as in proc_pid_stat(5).
+func (p *tool) await(state byte) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	if err := lab.Until(ctx, func() (bool, error) {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				return false, nil // the thread has ended
+			}
+			if _, rest, ok := bytes.Cut(b, []byte(") ")); !ok || rest[0] != state {
+				return false, nil
+			}
+		}
+		return true, err
+	}); err != nil {
+		p.t.Fatal(err)
 	}
 }
 

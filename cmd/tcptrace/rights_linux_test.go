@@ -165,8 +165,56 @@ func TestLeastRights(t *testing.T) {
 				if e["netns"] != float64(ns.Inum()) || e["uid"] != float64(os.Getuid()) || e["comm"] == nil && command != "retrans" {
 					t.Errorf("%v", e)
 				}
+				if command == "states" {
+					return
+				}
+				b, err := os.ReadFile(out.Name())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, a := range parseSummary(t, lastLine(b)).Audit {
+					if a.NetNS != ns.Inum() || a.Verdict == "unchecked" {
+						t.Errorf("the counters of a namespace need no right: %+v", a)
+					}
+				}
 			})
 		}
+	}
+}
+
+// Where the processes of others are hidden, their namespaces can't be checked,
+// but the own can.
+func TestHiddenProcesses(t *testing.T) {
+	own, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := labtest.Namespace(t)
+	out := tempFile(t)
+	const script = `mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+perfmon --ambient-caps -all,+bpf,+perfmon "$@"`
+	p := launchAt(t, "/bin/sh", out, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}, "-c", script, "sh", own, "resets", "-o", "json")
+	refuse(t, ns)
+	p.signal(syscall.SIGINT)
+	if code := p.end(); code != 0 {
+		t.Fatalf("exit code %d: %s", code, p.said.String())
+	}
+	b, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[uint32]auditRow{}
+	for _, a := range parseSummary(t, lastLine(b)).Audit {
+		seen[a.NetNS] = a
+	}
+	if a := seen[ns.Inum()]; a.Verdict != "unchecked" || a.Note != "unreadable" || a.Traced == 0 {
+		t.Errorf("a hidden process's: %+v", a)
+	}
+	if a := seen[uint32(st.Ino)]; a.Counter == "" || a.Verdict == "unchecked" {
+		t.Errorf("the own: %+v", a)
 	}
 }
 
@@ -446,6 +494,15 @@ func TestContainer(t *testing.T) {
 				if absent := slices.Contains(tt.absent, field); absent && there || !absent && e[field] != v {
 					t.Errorf("%s is %v (%v), want %v, absent %v", field, e[field], there, v, absent)
 				}
+			}
+			b, err := os.ReadFile(out.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := parseSummary(t, lastLine(b)).row(t, "OutRsts")
+			hidden := slices.Contains(tt.absent, "pid") // so are the threads whose namespaces could be read
+			if a.NetNS != ns.Inum() || (a.Verdict == "unchecked") != hidden || strings.Contains(a.Note, "--pid=host") != hidden {
+				t.Errorf("the audit says %+v", a)
 			}
 			for _, field := range []string{"pid", "user", "cgroup"} {
 				if said := strings.Contains(p.said.String(), field+": "); said != slices.Contains(tt.absent, field) {

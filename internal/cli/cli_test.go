@@ -38,6 +38,7 @@ type source struct {
 
 	overlooked string
 	skipped    uint64
+	audit      []events.Audit
 }
 
 func (s *source) Memory() (uint64, error)  { return 0, nil }
@@ -68,7 +69,9 @@ func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 	return batch, io.EOF
 }
 
-func (s *source) Counts() pipeline.Counts { return pipeline.Counts{Lost: s.lost} }
+func (s *source) Counts() pipeline.Counts {
+	return pipeline.Counts{Lost: s.lost, Skipped: s.skipped, Audit: s.audit, Checked: len(s.audit)}
+}
 
 func (s *source) Close() error { s.closed++; return nil }
 
@@ -164,6 +167,9 @@ func TestOpened(t *testing.T) {
 		{[]string{"retrans"}, live.Options{Types: []events.Type{events.Retransmit}, Buffer: 64 << 20}},
 		{[]string{"resets", "-4"}, live.Options{Types: []events.Type{events.Reset}, Kernel: filter.Kernel{IPv4: true}, Buffer: 64 << 20}},
 		{[]string{"states", "--buffer", "5000"}, live.Options{Types: []events.Type{events.StateChange}, Buffer: 8192}},
+		{[]string{"resets", "--netns", "1,2,3,4,5,6,7,8,9"}, live.Options{
+			Types: []events.Type{events.Reset}, NetNS: []uint32{1, 2, 3, 4, 5, 6, 7, 8, 9}, Buffer: 64 << 20,
+		}},
 		{[]string{"events", "--btf", "types", "--buffer", "4k"}, live.Options{Types: filter.Types(), Buffer: 4096, BTF: "types"}},
 		{[]string{"events", "--buffer", "1g"}, live.Options{Types: filter.Types(), Buffer: 1 << 30}},
 		{[]string{"events", "--event", "reset", "--event", "state", "--uid", "1,2", "--uid", "3"}, live.Options{
@@ -203,6 +209,27 @@ func TestJSONSummary(t *testing.T) {
 	}
 	if strings.Count(r.err.String(), "\n") != 1 {
 		t.Errorf("stderr has more than the banner:\n%s", &r.err)
+	}
+}
+
+// The audit is one line behind the summary, or a part of it.
+func TestAudit(t *testing.T) {
+	const want = "\ntcptrace: audit: the kernel counted 3 resets in 1 namespace; not traced: 1 reset, which the kernel did not deliver to BPF programs\n"
+	for _, output := range []string{"table", "wide", "csv", "json"} {
+		for _, quiet := range []bool{false, true} {
+			r := run{src: &source{audit: []events.Audit{{NetNS: 7, Counter: "OutRsts", Kernel: 3, Traced: 2, Verdict: events.Missing}}}}
+			args := []string{"resets", "-o", output}
+			if quiet {
+				args = append(args, "-q")
+			}
+			code := r.run(args...)
+			if said := strings.HasSuffix(r.err.String(), want); code != 0 || said != (output != "json" && !quiet) {
+				t.Errorf("%v: exit code %d, said %q", args, code, &r.err)
+			}
+			if printed := strings.Contains(r.out.String(), `"audit":[{"netns":7,"counter":"OutRsts"`); printed != (output == "json") {
+				t.Errorf("%v: printed %q", args, &r.out)
+			}
+		}
 	}
 }
 
@@ -427,7 +454,7 @@ func TestDemo(t *testing.T) {
 		if !p.closed {
 			t.Error("the demo was not closed")
 		}
-		if diff := cmp.Diff(live.Options{Types: []events.Type{events.Retransmit, events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{7}}, Buffer: 64 << 20, KeepRights: []string{"CAP_NET_ADMIN"}}, r.opened); diff != "" {
+		if diff := cmp.Diff(live.Options{Types: []events.Type{events.Retransmit, events.Reset}, Kernel: filter.Kernel{NetNS: []uint32{7}}, NetNS: []uint32{7}, Buffer: 64 << 20, KeepRights: []string{"CAP_NET_ADMIN"}}, r.opened); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		if !strings.Contains(r.err.String(), "tcptrace: a segment is lost now\n") {

@@ -140,3 +140,25 @@ func TestBacklog(t *testing.T) {
 		t.Errorf("%v: given %d + filtered %d + merged %d + lost %d is not produced %d", err, given, c.Filtered, c.Merged, c.Lost, c.Produced)
 	}
 }
+
+// TestClose closes streams that nobody has read to their end, in a storm: what
+// moves records must not look into a buffer that is gone.
+func TestClose(t *testing.T) {
+	place := loopback(t, lab.V4)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- place.Client.Storm(ctx, place.Addr, 1<<30, 2) }()
+	for range 10 {
+		src, err := live.Open(t.Context(), live.Options{Types: allTypes, Buffer: 64 << 20, Cache: kernelTypes})
+		if err != nil {
+			t.Fatalf("%+v", err)
+		}
+		if err := src.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

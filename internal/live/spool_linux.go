@@ -138,6 +138,9 @@ func (s *spool) look(buf []byte) (p piece) {
 func (s *spool) put(p piece, n int) (buf []byte, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false
+	}
 	if len(p.records) == 0 && p.err == nil && len(s.pieces) > 0 {
 		return p.records, true // the others are news enough
 	}
@@ -185,13 +188,14 @@ func (s *spool) flush() error {
 	return nil
 }
 
-// close ends run.
+// close ends run, and only then the reader: what is not waiting in it looks at
+// its memory.
 func (s *spool) close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.change.Broadcast()
-	err := s.reader.Close()
+	err := s.reader.Flush() // wakes it up
 	<-s.ended
-	return err
+	return errors.Join(err, s.reader.Close())
 }

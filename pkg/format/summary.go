@@ -101,6 +101,9 @@ func AuditText(s *events.Summary) string {
 	default:
 		b.WriteString("; all were traced")
 	}
+	if s.Lost > 0 {
+		fmt.Fprintf(&b, "; %s lost on the way to the output", pluralOf(s.Lost, "traced event was", "traced events were"))
+	}
 	if n := s.Skipped - min(s.Skipped, s.SkippedCounting); n > 0 {
 		fmt.Fprintf(&b, "; up to %s missing that the kernel does not count (it skipped %s %s)",
 			pluralOf(n, "event is", "events are"), plural(n, "run"), inTheMiddle)

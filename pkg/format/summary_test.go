@@ -75,6 +75,7 @@ func TestAuditText(t *testing.T) {
 			"audit: the kernel counted 6 resets in 1 namespace; not traced: 3 resets, which the kernel skipped " +
 				"(3 runs of BPF programs, each in the middle of another event); up to 1 event is missing that the kernel does not count " +
 				"(it skipped 1 run of BPF programs, each in the middle of another event)"},
+		{"lost later", events.Summary{Lost: 5, Audit: complete}, counted + "; all were traced; 5 traced events were lost on the way to the output"},
 		{"no room", events.Summary{Audit: append([]events.Audit{notAudited(0, "OutRsts", "more")}, complete...)},
 			counted + "; all were traced; not checked: others (more)"},
 		{"a shortfall beyond the bracket", events.Summary{Audit: []events.Audit{audited(1, "OutRsts", 26, 3, 20)}},
