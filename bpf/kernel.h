@@ -55,7 +55,8 @@ struct bpf_raw_tracepoint_args {
 
 #define AF_INET 2
 #define AF_INET6 10
-#define PROTO_TCP 6	    /* IPPROTO_TCP; MPTCP's own socket is 262 */
+#define PROTO_TCP 6 /* IPPROTO_TCP */
+#define PROTO_MPTCP 262
 #define PF_KTHREAD 0x200000 /* include/linux/sched.h */
 #define RCV_SHUTDOWN 1	    /* include/net/sock.h */
 #define ECONNABORTED 103    /* include/uapi/asm-generic/errno.h, and others */

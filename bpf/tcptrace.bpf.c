@@ -170,8 +170,9 @@ struct {
 } socks SEC(".maps");
 
 /* Who closed a connection that events may have come from before its process was
- * known, by conn: the socket may be gone before they are read. Inserted at
- * close, read by user space, evicted by age. */
+ * known, by conn, or by the inode of an MPTCP socket (BY_INODE): the socket may
+ * be gone before they are read. Inserted at close, read by user space, evicted
+ * by age. */
 struct closer {
 	u32 pid;
 	char comm[16];
@@ -185,6 +186,8 @@ struct {
 } closers SEC(".maps");
 
 u32 closers_total; /* grows with every entry: whether to look */
+u64 handed_over;   /* CLOCK_BOOTTIME of the last whose process had been known as
+		      another's, ns */
 
 /* The thread of user space that looks who has what, 0 while none does. */
 u32 looker;
@@ -415,13 +418,25 @@ static __always_inline struct cgroup *early_cgroup(struct sock *sk)
 	return val & 3 ? NULL : (struct cgroup *)val;
 }
 
+static __always_inline u64 inode_of(bool direct, struct sock *sk)
+{
+	struct sock___ino *ino = (void *)sk;
+	struct socket_alloc *s;
+
+	if (bpf_core_field_exists(ino->sk_ino))
+		return READ(direct, ino, sk_ino);
+	/* SOCK_INODE(): the socket is embedded at the front of its struct
+	 * socket_alloc. */
+	s = (void *)READ(direct, sk, sk_socket);
+	return s ? BPF_CORE_READ(s, vfs_inode.i_ino) : 0;
+}
+
 /* The socket's own uid, namespace, cgroup and inode: right whoever was
  * interrupted. */
 static __always_inline void read_owner(bool direct, struct header *h,
 				       struct sock *sk)
 {
 	struct net *net = READ(direct, sk, __sk_common.skc_net.net);
-	struct sock___ino *ino = (void *)sk;
 
 	h->netns = READ(direct, net, ns.inum);
 	h->uid = READ(direct, sk, sk_uid.val);
@@ -442,16 +457,7 @@ static __always_inline void read_owner(bool direct, struct header *h,
 		if (cg)
 			h->cgroup = BPF_CORE_READ(cg, kn, id);
 	}
-	if (bpf_core_field_exists(ino->sk_ino)) {
-		h->inode = READ(direct, ino, sk_ino);
-	} else {
-		/* SOCK_INODE(): the socket is embedded at the front of its
-		 * struct socket_alloc. */
-		struct socket_alloc *s = (void *)READ(direct, sk, sk_socket);
-
-		if (s)
-			h->inode = BPF_CORE_READ(s, vfs_inode.i_ino);
-	}
+	h->inode = inode_of(direct, sk);
 }
 
 static __always_inline struct kernfs_node *parent_of(struct kernfs_node *kn)
@@ -1461,10 +1467,8 @@ static __always_inline void read_current(u32 *pid, char *comm)
 		return;
 	}
 	task = (void *)bpf_get_current_task();
-	bpf_probe_read_kernel(
-		comm, sizeof(task->comm),
-		BPF_CORE_READ(task, group_leader) +
-			bpf_core_field_offset(struct task_struct, comm));
+	task = BPF_CORE_READ(task, group_leader);
+	bpf_probe_read_kernel(comm, sizeof(task->comm), &task->comm);
 }
 
 /* Whether current does for itself what it does. Our own iterator keeps each
@@ -1551,9 +1555,13 @@ static __always_inline struct memory *begin_life(struct memory *m,
 	return bpf_map_lookup_elem(&socks, &key);
 }
 
-static __always_inline void note_closer(u64 conn, const struct closer *closer)
+/* before is the pid that was known until now. */
+static __always_inline void note_closer(u64 conn, const struct closer *closer,
+					u32 before)
 {
 	bpf_map_update_elem(&closers, &conn, closer, BPF_ANY);
+	if (before)
+		handed_over = bpf_ktime_get_boot_ns();
 	__sync_fetch_and_add(&closers_total, 1);
 }
 
@@ -1573,7 +1581,7 @@ static __always_inline struct memory *learn_closer(struct memory *m,
 
 		conn = conn_id(cookie, m);
 		if (conn && (want_states || (tp && tp->total_retrans)))
-			note_closer(conn, &closer);
+			note_closer(conn, &closer, m ? m->pid : 0);
 	}
 	if (m) {
 		m->pid = closer.pid;
@@ -1584,6 +1592,25 @@ static __always_inline struct memory *learn_closer(struct memory *m,
 	__builtin_memcpy(fresh.comm, closer.comm, sizeof(fresh.comm));
 	bpf_map_update_elem(&socks, &key, &fresh, BPF_ANY);
 	return bpf_map_lookup_elem(&socks, &key);
+}
+
+#define BY_INODE (1ULL << 62) /* of a key of closers: no conn is like it */
+
+/* Its TCP sockets, which have its inode, are closed by a kernel thread. */
+static __always_inline int note_mptcp(struct sock *sk, int new)
+{
+	struct closer closer = {};
+	u64 inode;
+
+	if ((new != TCP_FIN_WAIT1 &&new != TCP_LAST_ACK &&new != TCP_CLOSE) ||
+	    !user_is_current(sk))
+		return 0;
+	inode = inode_of(true, sk);
+	if (!inode)
+		return 0;
+	read_current(&closer.pid, closer.comm);
+	note_closer(BY_INODE | inode, &closer, 0);
+	return 0;
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -1597,9 +1624,12 @@ int set_state(u64 *ctx)
 	bool unborn, held;
 	u64 cookie = 0;
 
-	/* MPTCP sends parallel changes of its own socket, protocol 262. */
-	if (sk->sk_protocol != PROTO_TCP)
+	/* MPTCP sends parallel changes of its own socket. */
+	if (sk->sk_protocol != PROTO_TCP) {
+		if (sk->sk_protocol == PROTO_MPTCP)
+			note_mptcp(sk, new);
 		return 0;
+	}
 	/* tcp_close_state() of a socket in FIN_WAIT2 "changes" to FIN_WAIT2. */
 	if (old == new)
 		return 0;
@@ -1688,9 +1718,9 @@ int destroy_sock(u64 *ctx)
 	conn = conn_id(m->cookie, m);
 	if (closer.pid == m->pid || !conn)
 		return 0;
+	note_closer(conn, &closer, m->pid);
 	m->pid = closer.pid;
 	__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
-	note_closer(conn, &closer);
 	return 0;
 }
 
@@ -1707,6 +1737,7 @@ int holders(u64 *ctx)
 	struct socket *socket;
 	struct inode *inode;
 	struct sock *sk;
+	u32 protocol;
 
 	if (!task || !file) /* the end */
 		return 0;
@@ -1719,13 +1750,19 @@ int holders(u64 *ctx)
 		return 0;
 	socket = file->private_data;
 	sk = BPF_CORE_READ(socket, sk);
-	if (!sk || PROBE_FIELD(sk, sk_protocol) != PROTO_TCP)
+	if (!sk)
+		return 0;
+	protocol = PROBE_FIELD(sk, sk_protocol);
+	if (protocol != PROTO_TCP && protocol != PROTO_MPTCP)
 		return 0;
 	if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_INET &&
 	    BPF_CORE_READ(sk, __sk_common.skc_family) != AF_INET6)
 		return 0;
 	h.inode = inode->i_ino;
-	h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	/* An MPTCP socket's TCP sockets have its inode, and cookies of their
+	 * own. */
+	if (protocol == PROTO_TCP)
+		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	h.pid = task->tgid;
 	BPF_CORE_READ_STR_INTO(&h.comm, task, group_leader, comm);
 	bpf_seq_write(meta->seq, &h, sizeof(h));

@@ -249,6 +249,7 @@ const (
 	TcptraceVarConnSeed            = "conn_seed"
 	TcptraceVarFilter              = "filter"
 	TcptraceVarFirewallHasSk       = "firewall_has_sk"
+	TcptraceVarHandedOver          = "handed_over"
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
 	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
 	TcptraceVarHaveTaskHelper      = "have_task_helper"
@@ -351,6 +352,7 @@ type TcptraceVariableSpecs struct {
 	ConnSeed            *ebpf.VariableSpec `ebpf:"conn_seed"`
 	Filter              *ebpf.VariableSpec `ebpf:"filter"`
 	FirewallHasSk       *ebpf.VariableSpec `ebpf:"firewall_has_sk"`
+	HandedOver          *ebpf.VariableSpec `ebpf:"handed_over"`
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
 	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
@@ -425,6 +427,7 @@ type TcptraceVariables struct {
 	ConnSeed            *ebpf.Variable `ebpf:"conn_seed"`
 	Filter              *ebpf.Variable `ebpf:"filter"`
 	FirewallHasSk       *ebpf.Variable `ebpf:"firewall_has_sk"`
+	HandedOver          *ebpf.Variable `ebpf:"handed_over"`
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
 	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`

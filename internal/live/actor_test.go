@@ -186,6 +186,11 @@ func perform() error {
 			return err
 		}
 	}
+	// Before its first child the runtime forks another, to try whether it can:
+	// not while there are sockets that both would have.
+	if _, err := os.FindProcess(os.Getpid()); err != nil {
+		return err
+	}
 	var s stage
 	for {
 		var o order

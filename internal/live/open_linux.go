@@ -106,7 +106,7 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 	s.spool = newSpool(&s.kernelSide, reader, o.Buffer)
 	go s.spool.run()
 	s.owner.closers, s.owner.closersTotal = s.coll.Maps["closers"], s.coll.Variables["closers_total"]
-	s.owner.looker = s.coll.Variables["looker"]
+	s.owner.handedOver, s.owner.looker = s.coll.Variables["handed_over"], s.coll.Variables["looker"]
 
 	var report []Hook
 	hidden := false // something that the kernel counts

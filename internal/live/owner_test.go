@@ -810,6 +810,8 @@ func execAfterwards(s *scene) {
 	if got := commOf(s.T, a.pid); got != "afterwards" {
 		s.Fatalf("/proc says %q", got)
 	}
+	a.comm = "exe" // between the exec and its own word
+	s.joins(a)
 	a.comm = "afterwards"
 	s.joins(a)
 	a.do(order{Do: "send", FD: conn.FD, N: 100})

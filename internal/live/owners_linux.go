@@ -52,6 +52,7 @@ type owners struct {
 	iter         *link.Iter // over open files; nil if the kernel refuses it
 	closers      *ebpf.Map
 	closersTotal *ebpf.Variable
+	handedOver   *ebpf.Variable
 	looker       *ebpf.Variable
 
 	taken   uint64 // CLOCK_BOOTTIME when the last look began, ns
@@ -60,6 +61,7 @@ type owners struct {
 	holders []holder
 	sharers map[uint64][]uint32 // by inode, of the sockets that several processes have
 	closed  uint32              // closersTotal
+	handed  uint64              // handedOver
 	lines   bufio.Reader        // of the iterator
 }
 
@@ -104,7 +106,7 @@ func (o *owners) fill(ctx context.Context, batch []events.Event) error {
 
 // nameAll sets the owners of events as far as they are known now.
 func (o *owners) nameAll(batch []events.Event) (unknown bool, err error) {
-	if err := o.closersTotal.Get(&o.closed); err != nil {
+	if err := errors.Join(o.closersTotal.Get(&o.closed), o.handedOver.Get(&o.handed)); err != nil {
 		return false, fmt.Errorf("count closed sockets: %w", err)
 	}
 	for i := range batch {
@@ -142,23 +144,28 @@ func (o *owners) name(e *events.Event) error {
 		}
 		return nil
 	}
-	if done || o.closed == 0 || e.Conn == 0 {
+	if done || o.closed == 0 || e.PID != 0 && e.Boot > o.handed {
 		return nil
 	}
-	var c bpf.TcptraceCloser
-	err := o.closers.Lookup(e.Conn, &c)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
+	for _, key := range []uint64{e.Conn, byInode | e.HolderInode} {
+		var c bpf.TcptraceCloser
+		err := o.closers.Lookup(key, &c)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look who closed a socket: %w", err)
+		}
+		e.PID = c.Pid
+		for i, b := range c.Comm {
+			e.Comm[i] = byte(b)
+		}
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look who closed a socket: %w", err)
-	}
-	e.PID = c.Pid
-	for i, b := range c.Comm {
-		e.Comm[i] = byte(b)
 	}
 	return nil
 }
+
+const byInode = 1 << 62 // BY_INODE of bpf/tcptrace.bpf.c
 
 // of returns the processes that had the event's socket at the last look.
 func (o *owners) of(e *events.Event) []holder {

@@ -42,17 +42,23 @@ type stream struct {
 	done   chan struct{}
 
 	mu       sync.Mutex
-	change   sync.Cond                  // of the following, which mu guards
-	follow   map[uint32]*[]events.Event // by namespace
+	change   sync.Cond            // of the following, which mu guards
+	follow   map[uint32]*followed // by namespace
 	given    uint64
 	readUpTo uint64 // CLOCK_BOOTTIME, ns: what was made before has been read
 	end      error  // of the reading
 }
 
+// followed are the events of some namespaces from a time on.
+type followed struct {
+	since  uint64 // CLOCK_BOOTTIME, ns
+	events []events.Event
+}
+
 func (s *stream) open() error {
 	s.once.Do(func() {
 		ctx, cancel := context.WithCancel(context.Background())
-		s.cancel, s.done, s.follow = cancel, make(chan struct{}), map[uint32]*[]events.Event{}
+		s.cancel, s.done, s.follow = cancel, make(chan struct{}), map[uint32]*followed{}
 		s.change.L = &s.mu
 		if s.blind, s.err = labtest.StartBlindSpot(); s.err != nil {
 			return
@@ -70,6 +76,7 @@ func (s *stream) open() error {
 
 func (s *stream) read(ctx context.Context) {
 	defer close(s.done)
+	idle := uint64(0) // when the last reading began, if nothing came of it
 	for err := error(nil); err == nil; {
 		var batch []events.Event
 		before := bootTime()
@@ -79,13 +86,18 @@ func (s *stream) read(ctx context.Context) {
 			if e.Type != events.Lost {
 				s.given++
 			}
-			if all := s.follow[e.NetNS]; all != nil {
-				*all = append(*all, e)
+			// Another namespace may have had the number before.
+			if f := s.follow[e.NetNS]; f != nil && e.Boot >= f.since {
+				f.events = append(f.events, e)
 			}
 		}
 		if len(batch) == 0 {
-			s.readUpTo = max(s.readUpTo, before)
+			// That nothing was there may have been found out before this reading
+			// began, but not before the one before it.
+			s.readUpTo = max(s.readUpTo, idle)
+			idle = before
 		} else {
+			idle = 0
 			// Programs that run side by side may finish in another order.
 			const disorder = 100e6
 			s.readUpTo = max(s.readUpTo, batch[len(batch)-1].Boot-min(disorder, batch[len(batch)-1].Boot))
@@ -103,11 +115,11 @@ func (s *stream) start(t *testing.T, inums ...uint32) (stop func() []events.Even
 	if err := s.open(); err != nil {
 		t.Fatalf("%+v", err)
 	}
-	var evs []events.Event
+	f := &followed{since: bootTime()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, inum := range inums {
-		s.follow[inum] = &evs
+		s.follow[inum] = f
 	}
 	return func() []events.Event {
 		t.Helper()
@@ -123,7 +135,7 @@ func (s *stream) start(t *testing.T, inums ...uint32) (stop func() []events.Even
 		for _, inum := range inums {
 			delete(s.follow, inum)
 		}
-		return evs
+		return f.events
 	}
 }
 
