@@ -32,7 +32,7 @@ PREFIX ?= /usr/local
 GROUP ?= adm
 
 .DEFAULT_GOAL := build
-.PHONY: help build install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench fuzz clean
+.PHONY: help build install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench bench-deps fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -105,9 +105,17 @@ fmt: ## format Go and C
 	gofmt -w .
 	clang-format-14 -i $(C_FILES)
 
-bench: build ## what it costs, beside other tools; BENCHFLAGS=-h lists what can be chosen
-	$(GO) test -run '^$$' -bench . -benchmem ./...
-	$(SUDO) env "PATH=$$PATH" $(GO) run ./internal/bench/measure -tcptrace ./tcptrace $(BENCHFLAGS)
+# A tool that can't be had is reported as not measured.
+bench-deps: ## what bench compares with (Debian, Ubuntu)
+	@{ command -v bpftrace && command -v perf; } >/dev/null || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends bpftrace linux-perf; } || \
+		echo 'bench: bpftrace and perf could not be installed' >&2
+
+# On a machine that does nothing else: it takes about 12 minutes.
+bench: build bench-deps ## what it costs, beside other tools; BENCHFLAGS="-rounds 2 -only storm" or -h
+	@set -e; out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/filter >"$$out" || { cat "$$out"; exit 1; }; cat "$$out"; \
+	$(SUDO) env "PATH=$$PATH" $(GO) run ./internal/bench/measure -tcptrace ./tcptrace -gobench "$$out" $(BENCHFLAGS)
 
 fuzz: ## every fuzz target for $(FUZZTIME)
 	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/names ./internal/netstat ./internal/live); do \

@@ -71,6 +71,8 @@ struct totals {
 	u64 filtered[RECORD_TYPES];
 	u64 lost[RECORD_TYPES];
 	u64 cgroup; /* the last one whose name was noted */
+	u64 net; /* the last one: the low bits of net_key(), and its number in
+		    audits. One word: an interrupt may come in between */
 };
 
 struct {
@@ -93,14 +95,26 @@ struct audit {
 	u32 pad;
 };
 
-/* By net_key(). Inserted at a namespace's first event, read at the end; what
- * finds no room is counted under the key 0. */
+#define MAX_NETS 1024
+
+/* Which of audits are a namespace's, by net_key(). Inserted at a namespace's
+ * first event, read at the end. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, MAX_NETS);
 	__type(key, u64);
+	__type(value, u32);
+} nets SEC(".maps");
+
+/* The first are those of namespaces that found no room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_NETS);
+	__type(key, u32);
 	__type(value, struct audit);
 } audits SEC(".maps");
+
+u32 nets_total;
 
 #define CGROUP_DEPTH 14
 #define CGROUP_NAME 256 /* NAME_MAX and the NUL */
@@ -199,22 +213,38 @@ static __always_inline void *reserve(struct totals *c, u8 type, u64 size)
 	return r;
 }
 
-/* What is counted of a namespace; key is that of net_key(). */
-static __always_inline struct audit *audit_of(u64 key, u32 netns)
+static __noinline u32 find_audit(u64 key)
 {
-	struct audit *a = bpf_map_lookup_elem(&audits, &key);
+	u32 *slot = bpf_map_lookup_elem(&nets, &key);
+	u32 fresh;
 
-	if (!a) {
-		struct audit fresh = {.netns = netns};
+	if (slot)
+		return *slot;
+	fresh = __sync_fetch_and_add(&nets_total, 1) + 1;
+	if (fresh >= MAX_NETS)
+		return 0;
+	/* Another CPU may have been faster. */
+	bpf_map_update_elem(&nets, &key, &fresh, BPF_NOEXIST);
+	slot = bpf_map_lookup_elem(&nets, &key);
+	return slot ? *slot : 0;
+}
 
-		/* Another CPU may have been faster. */
-		bpf_map_update_elem(&audits, &key, &fresh, BPF_NOEXIST);
-		a = bpf_map_lookup_elem(&audits, &key);
+/* What is counted of a namespace; key is that of net_key(). */
+static __always_inline struct audit *audit_of(struct totals *c, u64 key,
+					      u32 netns)
+{
+	u64 last = c ? *(volatile u64 *)&c->net : 0;
+	u32 slot = last & 0xffff;
+	struct audit *a;
+
+	if (!slot || last >> 16 != (key & (~0ULL >> 16))) {
+		slot = key ? find_audit(key) : 0;
+		if (c)
+			*(volatile u64 *)&c->net = key << 16 | slot;
 	}
-	if (!a) {
-		key = 0;
-		a = bpf_map_lookup_elem(&audits, &key);
-	}
+	a = bpf_map_lookup_elem(&audits, &slot);
+	if (a)
+		a->netns = netns;
 	return a;
 }
 
@@ -589,8 +619,8 @@ static __always_inline void read_settings(struct retransmit *r, struct sock *sk)
 /* Counts one event the way that __tcp_retransmit_skb() does. What it refuses
  * before it sends is in none of its counters, and neither is it in ours; with
  * these errors it never gets as far, except that -EBUSY can also come late. */
-static __always_inline void audit_retransmit(struct sock *sk, u32 segs,
-					     u16 flags, s32 err)
+static __always_inline void audit_retransmit(struct totals *c, struct sock *sk,
+					     u32 segs, u16 flags, s32 err)
 {
 	struct net *net = sk->__sk_common.skc_net.net;
 	struct audit *a;
@@ -598,7 +628,7 @@ static __always_inline void audit_retransmit(struct sock *sk, u32 segs,
 	if (err == -EBUSY || err == -EAGAIN || err == -ENOMEM ||
 	    err == -EHOSTUNREACH)
 		return;
-	a = audit_of(net_key(true, net), net->ns.inum);
+	a = audit_of(c, net_key(true, net), net->ns.inum);
 	if (!a)
 		return;
 	__sync_fetch_and_add(err ? &a->failed : &a->segments, segs ?: 1);
@@ -627,7 +657,7 @@ int retransmit_skb(u64 *ctx)
 	if (bpf_core_field_exists(
 		    ((struct trace_event_raw_tcp_retransmit_skb *)0)->err))
 		err = (s32)ctx[2];
-	audit_retransmit(sk, segs, flags, err);
+	audit_retransmit(c, sk, segs, flags, err);
 
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
@@ -734,7 +764,7 @@ int retransmit_synack(u64 *ctx)
 	u32 limit, qlen, young, isn;
 	unsigned long expires;
 
-	a = audit_of(net_key(true, net), net->ns.inum);
+	a = audit_of(c, net_key(true, net), net->ns.inum);
 	if (a)
 		__sync_fetch_and_add(&a->synacks, 1);
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -916,12 +946,14 @@ static __always_inline void write_trigger(struct reset *r, struct packet *p)
 	r->bits |= RST_TRIGGER;
 }
 
-static __always_inline void audit_reset(bool direct, struct net *net)
+static __always_inline void audit_reset(bool direct, struct totals *c,
+					struct net *net)
 {
 	struct audit *a = NULL;
 
 	if (net)
-		a = audit_of(net_key(direct, net), READ(direct, net, ns.inum));
+		a = audit_of(c, net_key(direct, net),
+			     READ(direct, net, ns.inum));
 	if (a)
 		__sync_fetch_and_add(&a->resets, 1);
 }
@@ -952,7 +984,7 @@ static __always_inline int reset_sent(bool direct, struct sock *sk,
 			net = READ(direct, dev, nd_net.net);
 		}
 	}
-	audit_reset(direct, net);
+	audit_reset(direct, c, net);
 	h.state = state;
 	if (skb)
 		read_packet(direct, &p, skb);

@@ -215,6 +215,7 @@ type TcptraceTotals struct {
 	Filtered [4]uint64
 	Lost     [4]uint64
 	Cgroup   uint64
+	Net      uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -227,6 +228,7 @@ const (
 	TcptraceMapClosers             = "closers"
 	TcptraceMapCounts              = "counts"
 	TcptraceMapIncomingReset       = "incoming_reset"
+	TcptraceMapNets                = "nets"
 	TcptraceMapRecords             = "records"
 	TcptraceMapSocks               = "socks"
 	TcptraceProgDestroySock        = "destroy_sock"
@@ -253,6 +255,7 @@ const (
 	TcptraceVarLives               = "lives"
 	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
+	TcptraceVarNetsTotal           = "nets_total"
 	TcptraceVarProbeFinTimeout     = "probe_fin_timeout"
 	TcptraceVarProbeKeepaliveIntvl = "probe_keepalive_intvl"
 	TcptraceVarProbeKeepaliveTime  = "probe_keepalive_time"
@@ -335,6 +338,7 @@ type TcptraceMapSpecs struct {
 	Closers       *ebpf.MapSpec `ebpf:"closers"`
 	Counts        *ebpf.MapSpec `ebpf:"counts"`
 	IncomingReset *ebpf.MapSpec `ebpf:"incoming_reset"`
+	Nets          *ebpf.MapSpec `ebpf:"nets"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	Socks         *ebpf.MapSpec `ebpf:"socks"`
 }
@@ -353,6 +357,7 @@ type TcptraceVariableSpecs struct {
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
 	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
+	NetsTotal           *ebpf.VariableSpec `ebpf:"nets_total"`
 	ProbeFinTimeout     *ebpf.VariableSpec `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.VariableSpec `ebpf:"probe_keepalive_intvl"`
 	ProbeKeepaliveTime  *ebpf.VariableSpec `ebpf:"probe_keepalive_time"`
@@ -393,6 +398,7 @@ type TcptraceMaps struct {
 	Closers       *ebpf.Map `ebpf:"closers"`
 	Counts        *ebpf.Map `ebpf:"counts"`
 	IncomingReset *ebpf.Map `ebpf:"incoming_reset"`
+	Nets          *ebpf.Map `ebpf:"nets"`
 	Records       *ebpf.Map `ebpf:"records"`
 	Socks         *ebpf.Map `ebpf:"socks"`
 }
@@ -405,6 +411,7 @@ func (m *TcptraceMaps) Close() error {
 		m.Closers,
 		m.Counts,
 		m.IncomingReset,
+		m.Nets,
 		m.Records,
 		m.Socks,
 	)
@@ -424,6 +431,7 @@ type TcptraceVariables struct {
 	Lives               *ebpf.Variable `ebpf:"lives"`
 	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
+	NetsTotal           *ebpf.Variable `ebpf:"nets_total"`
 	ProbeFinTimeout     *ebpf.Variable `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.Variable `ebpf:"probe_keepalive_intvl"`
 	ProbeKeepaliveTime  *ebpf.Variable `ebpf:"probe_keepalive_time"`

@@ -26,7 +26,7 @@ type Options struct {
 	// Only are the parts that are measured, all if there are none: see Parts.
 	Only []string
 
-	Rounds          int // of storm, lossy, formats
+	Rounds          int // of the storm; lossy and formats have half of them
 	Connections     int // of a storm
 	Retransmissions int // of a lossy transfer
 	Starts          int // and lone events
@@ -40,6 +40,9 @@ type Options struct {
 var Parts = []string{"start", "storm", "lossy", "formats", "healthy"}
 
 func (o *Options) wants(part string) bool { return len(o.Only) == 0 || slices.Contains(o.Only, part) }
+
+// fewRounds are those of the parts that take longest.
+func (o *Options) fewRounds() int { return (o.Rounds + 1) / 2 }
 
 // Complete tells whether nothing is left out.
 func (o *Options) Complete() bool {
@@ -103,15 +106,16 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	for _, c := range []struct {
 		name, command string
 		load          load
+		rounds        int
 		into          **comparison
 	}{
-		{"storm", "events", storm{o.Connections}, &r.storm},
-		{"lossy", "retrans", lossy{o.Retransmissions}, &r.lossy},
+		{"storm", "events", storm{o.Connections}, o.Rounds, &r.storm},
+		{"lossy", "retrans", lossy{o.Retransmissions}, o.fewRounds(), &r.lossy},
 	} {
 		if !o.wants(c.name) {
 			continue
 		}
-		if *c.into, err = compare(ctx, &o, dir, c.name, c.load, allTools(o.Tcptrace, c.command)); err != nil {
+		if *c.into, err = compare(ctx, &o, c.rounds, dir, c.name, c.load, allTools(o.Tcptrace, c.command)); err != nil {
 			return nil, err
 		}
 	}

@@ -25,7 +25,7 @@ type series struct {
 }
 
 // compare has every tool meet the load once a round, in turn: there and back.
-func compare(ctx context.Context, o *Options, dir, name string, l load, tools []tool) (*comparison, error) {
+func compare(ctx context.Context, o *Options, rounds int, dir, name string, l load, tools []tool) (*comparison, error) {
 	c := &comparison{Load: name}
 	of := map[string]*series{}
 	for _, t := range tools {
@@ -34,7 +34,7 @@ func compare(ctx context.Context, o *Options, dir, name string, l load, tools []
 		c.Series = append(c.Series, s)
 	}
 	order := slices.Clone(tools)
-	for round := range o.Rounds {
+	for round := range rounds {
 		for _, t := range order {
 			s := of[t.name()]
 			if s.Absent != nil {
@@ -51,7 +51,7 @@ func compare(ctx context.Context, o *Options, dir, name string, l load, tools []
 				return nil, fmt.Errorf("%s, %s: %w", name, t.name(), err)
 			}
 			s.Trials = append(s.Trials, r)
-			o.Logf("%s %d/%d: %-11s %s", name, round+1, o.Rounds, t.name(), r)
+			o.Logf("%s %d/%d: %-11s %s", name, round+1, rounds, t.name(), r)
 		}
 		slices.Reverse(order)
 	}
@@ -75,21 +75,10 @@ func (r trial) String() string {
 	return text
 }
 
-// handled is how many events the tool's programs ran for.
-func (r *trial) handled() int {
-	if r.Handled != unknown {
-		return r.Handled
-	}
-	return int(total(r.Programs).Runs)
-}
-
 // kernelCost is the time that the tool's BPF programs took for an event, in
 // nanoseconds; 0 if it has none.
 func (r *trial) kernelCost() float64 {
-	if n := r.handled(); n > 0 {
-		return float64(total(r.Programs).Time) / float64(n)
-	}
-	return 0
+	return float64(total(r.Programs).Time) / float64(max(1, r.Handled))
 }
 
 // hidden is how many events the kernel did not hand to the tool's programs.
@@ -98,8 +87,11 @@ func (r *trial) hidden() int {
 	if sum.Runs == 0 {
 		return 0
 	}
-	return max(0, r.Events-r.handled()-int(sum.Misses))
+	return max(0, r.Events-r.Handled-int(sum.Misses))
 }
+
+// foreign is the share of events that others on this machine made meanwhile.
+func (r *trial) foreign() float64 { return float64(max(0, r.Handled-r.Events)) / float64(r.Events) }
 
 // lost is how many events the tool could have delivered and did not.
 func (r *trial) lost() int { return max(0, r.Events-r.hidden()-r.Delivered) }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
@@ -22,6 +23,7 @@ type formatTrial struct {
 	Format, Sink string
 	Events       int
 	Printed      int
+	Foreign      int // lines about others' events, and a heading or a summary
 	Lost         int // as it says itself
 	Misses       int // that the kernel kept from a program that was running
 	// Hidden are those that interrupted process 1, when some kernels run no
@@ -47,7 +49,7 @@ func (t *formatTrial) String() string {
 }
 
 // userCost is user CPU for an event, in nanoseconds.
-func (t *formatTrial) userCost() float64 { return float64(t.User) / float64(max(1, t.Printed)) }
+func (t *formatTrial) userCost() float64 { return float64(t.User) / float64(max(1, t.Printed+t.Foreign)) }
 
 func mib(n uint64) float64 { return float64(n) / (1 << 20) }
 
@@ -59,7 +61,7 @@ var (
 // measureFormats runs the storm for each format, to a file and into a pipe.
 func measureFormats(ctx context.Context, o *Options, dir string) (all []formatTrial, err error) {
 	order := slices.Clone(formats)
-	for round := range o.Rounds {
+	for round := range o.fewRounds() {
 		for _, sink := range sinks {
 			for _, format := range order {
 				t, err := tryFormat(ctx, dir, tcptrace{o.Tcptrace, "events", format}, sink, storm{o.Connections})
@@ -67,7 +69,7 @@ func measureFormats(ctx context.Context, o *Options, dir string) (all []formatTr
 					return nil, fmt.Errorf("%s to a %s: %w", format, sink, err)
 				}
 				all = append(all, t)
-				o.Logf("formats %d/%d: %-5s %s: %s", round+1, o.Rounds, format, sink, &t)
+				o.Logf("formats %d/%d: %-5s %s: %s", round+1, o.fewRounds(), format, sink, &t)
 			}
 			slices.Reverse(order)
 		}
@@ -91,7 +93,7 @@ func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l st
 		return t, err
 	}
 	defer func() { err = errors.Join(err, blind.Close()) }()
-	out, printed, err := openSink(sink, filepath.Join(dir, "formats.out"), place.Addr.String())
+	out, printed, err := openSink(sink, filepath.Join(dir, "formats.out"), match{addr: place.Addr.String()})
 	if err != nil {
 		return t, err
 	}
@@ -112,7 +114,7 @@ func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l st
 	if err != nil {
 		return t, err
 	}
-	t.Printed = lines.events
+	t.Printed, t.Foreign = lines.events, lines.lines-lines.events
 	if t.Lost, err = lostOf(p.text(), lines.last); err != nil {
 		return t, err
 	}
@@ -140,24 +142,26 @@ func (t *formatTrial) measure(ctx context.Context, p *process, l storm, place la
 		return err
 	}
 	t.Misses = int(total(stats).Misses)
-	// All of it is there, or on its way: its peak is behind it.
 	if t.Memory, err = readMemory(p.pid()); err != nil {
 		return err
 	}
 	if err := p.end(); err != nil {
 		return err
 	}
+	if usage, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		t.Memory.Peak = max(t.Memory.Peak, uint64(usage.Maxrss)<<10-t.Memory.Mapped)
+	}
 	t.User = p.cmd.ProcessState.UserTime() - begin
 	return nil
 }
 
 // openSink opens an output, and returns what waits for its end and counts the
-// lines with addr in them.
-func openSink(sink, file, addr string) (out *os.File, printed func() (tally, error), err error) {
+// lines that match.
+func openSink(sink, file string, m match) (out *os.File, printed func() (tally, error), err error) {
 	if sink == "file" {
 		out, err = os.Create(file)
 		return out, func() (tally, error) {
-			t, err := countLines(file, addr)
+			t, err := countLines(file, m)
 			return t, errors.Join(err, os.Remove(file))
 		}, err
 	}
@@ -171,7 +175,7 @@ func openSink(sink, file, addr string) (out *os.File, printed func() (tally, err
 	}
 	read := make(chan result, 1)
 	go func() {
-		t, err := count(r, addr)
+		t, err := count(r, m)
 		read <- result{t, errors.Join(err, r.Close())}
 	}()
 	return w, func() (tally, error) { r := <-read; return r.tally, r.err }, nil

@@ -40,11 +40,20 @@ const (
 // healthyResult is what one load came to.
 type healthyResult struct {
 	Load string
-	// Rates are requests a second without tcptrace, one a round.
-	Rates []float64
-	// Ratios are the rate with it by the rate without, one a round.
-	Ratios []float64
+	// Without is the pace without tcptrace, one a round.
+	Without []pace
+	// Rates and CPUs are the ratios with and without it, one a round.
+	Rates, CPUs []float64
 }
+
+// pace is how fast a load goes.
+type pace struct {
+	Rate float64 // requests a second, all processors together
+	CPU  float64 // time that a request takes, with tcptrace's, in nanoseconds
+}
+
+// and is the geometric mean.
+func (p pace) and(q pace) pace { return pace{math.Sqrt(p.Rate * q.Rate), math.Sqrt(p.CPU * q.CPU)} }
 
 // measureHealthy compares each load without and with "tcptrace retrans": in
 // each round without, with, with, without.
@@ -63,7 +72,7 @@ func measureHealthy(ctx context.Context, o *Options) (all []healthyResult, err e
 		return nil, err
 	}
 	for _, l := range healthyLoads {
-		if _, err := l.rate(ctx, place, o.Block); err != nil { // warm up
+		if _, err := l.pace(ctx, place, o.Block, 0); err != nil { // warm up
 			return nil, err
 		}
 		r := healthyResult{Load: l.name}
@@ -72,46 +81,56 @@ func measureHealthy(ctx context.Context, o *Options) (all []healthyResult, err e
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}
-			r.Rates = append(r.Rates, without)
-			r.Ratios = append(r.Ratios, with/without)
-			o.Logf("healthy %d/%d: %s: %.0f a second, %.4f of it with tcptrace", round+1, o.HealthyRounds, l.name, without, with/without)
+			r.Without = append(r.Without, without)
+			r.Rates = append(r.Rates, with.Rate/without.Rate)
+			r.CPUs = append(r.CPUs, with.CPU/without.CPU)
+			o.Logf("healthy %d/%d: %s: %.0f a second, with tcptrace %.4f of it; CPU %.4f", round+1, o.HealthyRounds,
+				l.name, without.Rate, with.Rate/without.Rate, with.CPU/without.CPU)
 		}
 		all = append(all, r)
 	}
 	return all, nil
 }
 
-// round returns the rates without and with tcptrace, each of two blocks.
-func (l *requests) round(ctx context.Context, o *Options, place lab.Place) (without, with float64, err error) {
-	var rates [4]float64
+// round returns the paces without and with tcptrace, each of two blocks.
+func (l *requests) round(ctx context.Context, o *Options, place lab.Place) (without, with pace, err error) {
+	var paces [4]pace
 	var p *process
-	for i := range rates {
+	pid := 0
+	for i := range paces {
 		if i == 1 {
 			if p, err = (tcptrace{o.Tcptrace, "retrans", "table"}).trace(ctx, nil); err != nil {
-				return 0, 0, err
+				return pace{}, pace{}, err
 			}
+			pid = p.pid()
 		}
-		if rates[i], err = l.rate(ctx, place, o.Block); err != nil {
-			if p != nil {
+		if paces[i], err = l.pace(ctx, place, o.Block, pid); err != nil {
+			if pid != 0 {
 				p.kill()
 			}
-			return 0, 0, err
+			return pace{}, pace{}, err
 		}
 		if i == 2 {
+			pid = 0
 			if err := p.end(); err != nil {
-				return 0, 0, err
+				return pace{}, pace{}, err
 			}
-			p = nil
 		}
 	}
-	return math.Sqrt(rates[0] * rates[3]), math.Sqrt(rates[1] * rates[2]), nil
+	return paces[0].and(paces[3]), paces[1].and(paces[2]), nil
 }
 
-// rate is how many requests a second all processors together serve.
-func (l *requests) rate(ctx context.Context, place lab.Place, block time.Duration) (sum float64, err error) {
+// pace serves requests on all processors. The CPU of process pid, if that is
+// not 0, is theirs, too.
+func (l *requests) pace(ctx context.Context, place lab.Place, block time.Duration, pid int) (sum pace, err error) {
+	before, err := cpuTime(pid)
+	if err != nil {
+		return sum, err
+	}
 	type result struct {
-		rate float64
-		err  error
+		requests  int
+		took, cpu time.Duration
+		err       error
 	}
 	workers := runtime.NumCPU()
 	results := make(chan result, workers)
@@ -119,54 +138,87 @@ func (l *requests) rate(ctx context.Context, place lab.Place, block time.Duratio
 		go func() {
 			var r result
 			r.err = place.Client.OnThread(func() (err error) {
-				r.rate, err = l.work(ctx, place, block)
+				r.requests, r.took, r.cpu, err = l.work(ctx, place, block)
 				return err
 			})
 			results <- r
 		}()
 	}
+	var requests int
+	var cpu time.Duration
 	for range workers {
 		r := <-results
-		sum += r.rate
-		err = errors.Join(err, r.err)
+		if r.err != nil {
+			err = errors.Join(err, r.err)
+			continue
+		}
+		sum.Rate += float64(r.requests) / r.took.Seconds()
+		requests += r.requests
+		cpu += r.cpu
 	}
-	return sum, err
+	after, err2 := cpuTime(pid)
+	if err = errors.Join(err, err2); err != nil {
+		return sum, err
+	}
+	sum.CPU = float64(cpu+after-before) / float64(requests)
+	return sum, nil
+}
+
+// cpuTime is the time that a process has run, 0 if pid is.
+func cpuTime(pid int) (time.Duration, error) {
+	if pid == 0 {
+		return 0, nil
+	}
+	const whole = 2 // CPUCLOCK_SCHED of a process: see MAKE_PROCESS_CPUCLOCK
+	return clock(int32(^pid<<3 | whole))
+}
+
+func clock(id int32) (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(id, &ts); err != nil {
+		return 0, fmt.Errorf("read clock %d: %w", id, err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // work serves requests for the length of a block, in the calling thread.
-func (l *requests) work(ctx context.Context, place lab.Place, block time.Duration) (rate float64, err error) {
+func (l *requests) work(ctx context.Context, place lab.Place, block time.Duration) (n int, took, cpu time.Duration, err error) {
 	listener, err := place.Server.Listen(netip.AddrPortFrom(place.Addr, 0), 16)
 	if err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	defer func() { err = errors.Join(err, listener.Close()) }()
 	x := exchange{listener: listener.FD(), buf: make([]byte, answerSize)}
 	if x.to, err = unix.Getsockname(listener.FD()); err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	if err := unix.SetNonblock(listener.FD(), false); err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	client, server, err := x.connect()
 	if err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	x.client, x.server = client, server
 	defer func() { err = errors.Join(err, unix.Close(client), unix.Close(server)) }()
-	begin := time.Now()
-	for n := 0; ; n++ {
-		if n%64 == 0 {
-			if took := time.Since(begin); took >= block {
-				return float64(n) / took.Seconds(), nil
-			}
-			if ctx.Err() != nil {
-				return 0, ctx.Err()
-			}
-		}
-		if err := l.serve(&x); err != nil {
-			return 0, err
-		}
+	before, err := clock(unix.CLOCK_THREAD_CPUTIME_ID)
+	if err != nil {
+		return 0, 0, 0, err
 	}
+	for begin := time.Now(); took < block; took = time.Since(begin) {
+		if ctx.Err() != nil {
+			return 0, 0, 0, ctx.Err()
+		}
+		const some = 64 // between looks at the clock
+		for range some {
+			if err := l.serve(&x); err != nil {
+				return 0, 0, 0, err
+			}
+		}
+		n += some
+	}
+	after, err := clock(unix.CLOCK_THREAD_CPUTIME_ID)
+	return n, took, after - before, err
 }
 
 // exchange is a thread that plays client and server, on blocking sockets.

@@ -17,6 +17,9 @@ import (
 
 // A load is trouble of one kind, the same each time.
 type load interface {
+	// word is what the names of the tracepoints have in common that stand for
+	// its events, "" if all do.
+	word() string
 	// run makes the trouble and returns the number of events, as the kernel
 	// counted it.
 	run(ctx context.Context, p lab.Place) (events int, err error)
@@ -24,6 +27,8 @@ type load interface {
 
 // storm is refused connections, four events each.
 type storm struct{ connections int }
+
+func (storm) word() string { return "" }
 
 func (s storm) run(ctx context.Context, p lab.Place) (events int, err error) {
 	const threads = 2
@@ -48,6 +53,8 @@ const (
 	segmentSize      = 500
 	lossShare        = 0.08
 )
+
+func (lossy) word() string { return "retransmit" }
 
 func (l lossy) run(ctx context.Context, p lab.Place) (events int, err error) {
 	// One segment to a socket buffer, so that an event is a segment.

@@ -17,8 +17,9 @@ import (
 
 // memory is what a process takes beside its ring buffers, in bytes.
 type memory struct {
-	Peak uint64 // of its pages, without those of the maps
-	Maps uint64 // of BPF, without the ring buffers
+	Peak   uint64 // of its pages, without those of BPF maps
+	Mapped uint64 // pages of BPF maps, which are not in Peak
+	Maps   uint64 // of BPF, without the ring buffers
 }
 
 // readMemory asks the kernel. Mapped ring buffers count as resident, twice at
@@ -33,9 +34,14 @@ func readMemory(pid int) (m memory, err error) {
 	if err != nil {
 		return m, err
 	}
-	if m.Peak, err = peakWithoutMaps(string(status), string(smaps)); err != nil {
+	n, err := numbers(peakLine, string(status))
+	if err != nil {
 		return m, err
 	}
+	if m.Mapped, err = mappedMaps(string(smaps)); err != nil {
+		return m, err
+	}
+	m.Peak = uint64(n[0])<<10 - m.Mapped
 	files, err := filepath.Glob(dir + "/fdinfo/*")
 	if err != nil {
 		return m, err
@@ -77,24 +83,16 @@ var (
 	mapping  = regexp.MustCompile(`(?m)^[0-9a-f]+-[0-9a-f]+ .*anon_inode:bpf-map\n(?:[A-Za-z_]+:.*\n)*?Rss:\s+(\d+) kB$`)
 )
 
-// peakWithoutMaps is VmHWM without the mappings of BPF maps, in bytes.
-func peakWithoutMaps(status, smaps string) (uint64, error) {
-	n, err := numbers(peakLine, status)
-	if err != nil {
-		return 0, err
-	}
-	kib := n[0]
+// mappedMaps is how much of a process's memory are BPF maps, in bytes.
+func mappedMaps(smaps string) (sum uint64, err error) {
 	for _, m := range mapping.FindAllStringSubmatch(smaps, -1) {
-		rss, err := strconv.Atoi(m[1])
+		kib, err := strconv.ParseUint(m[1], 10, 64)
 		if err != nil {
 			return 0, err
 		}
-		kib -= rss
+		sum += kib << 10
 	}
-	if kib < 0 {
-		return 0, fmt.Errorf("the mapped BPF maps exceed the peak of %d KiB", n[0])
-	}
-	return uint64(kib) << 10, nil
+	return sum, nil
 }
 
 // userTime is the time that a running process has spent in user space, in

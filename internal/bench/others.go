@@ -138,7 +138,7 @@ func untilSeen(ctx context.Context, p *process, file string) (err error) {
 			return false, err
 		}
 		time.Sleep(20 * time.Millisecond) // between attempts
-		lines, err := countLines(file, place.Addr.String())
+		lines, err := countLines(file, match{addr: place.Addr.String()})
 		return lines.events > 0, err
 	})
 	if err != nil {
@@ -149,11 +149,11 @@ func untilSeen(ctx context.Context, p *process, file string) (err error) {
 
 func (s *writing) output() string { return s.file }
 
-func (s *writing) stop(_ context.Context, p lab.Place) (delivery, error) {
+func (s *writing) stop(_ context.Context, m match) (delivery, error) {
 	if err := s.end(); err != nil {
 		return delivery{}, err
 	}
-	lines, err := countLines(s.file, p.Addr.String())
+	lines, err := countLines(s.file, m)
 	return delivery{Delivered: lines.events, Handled: unknown, Lost: unknown}, err
 }
 
@@ -216,12 +216,12 @@ func (s *perfRecordSession) kill() {
 
 func (s *perfRecordSession) output() string { return s.file }
 
-func (s *perfRecordSession) stop(ctx context.Context, p lab.Place) (delivery, error) {
+func (s *perfRecordSession) stop(ctx context.Context, m match) (delivery, error) {
 	if err := errors.Join(s.end(), closeAll(s.control)); err != nil {
 		return delivery{}, err
 	}
 	d := delivery{Handled: unknown, Lost: unknown}
-	cmd := exec.CommandContext(ctx, s.cmd.Path, "script", "-i", s.file, "-F", "trace")
+	cmd := exec.CommandContext(ctx, s.cmd.Path, "script", "-i", s.file, "-F", "event,trace")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return d, err
@@ -229,7 +229,7 @@ func (s *perfRecordSession) stop(ctx context.Context, p lab.Place) (delivery, er
 	if err := cmd.Start(); err != nil {
 		return d, err
 	}
-	lines, err := count(out, p.Addr.String())
+	lines, err := count(out, m)
 	if err != nil {
 		_, _ = io.Copy(io.Discard, out)
 	}
@@ -250,8 +250,11 @@ type tracefsSession struct {
 	dir, file string
 }
 
+// tracefsName is that of the instance.
+func tracefsName() string { return fmt.Sprintf("tcptrace-bench-%d", os.Getpid()) }
+
 func (tracefs) start(ctx context.Context, dir string) (_ session, err error) {
-	in := fmt.Sprintf("/sys/kernel/tracing/instances/tcptrace-bench-%d", os.Getpid())
+	in := "/sys/kernel/tracing/instances/" + tracefsName()
 	if err := os.Mkdir(in, 0o700); err != nil {
 		return nil, err
 	}
@@ -310,7 +313,7 @@ func (s *tracefsSession) remove() error {
 	return nil
 }
 
-func (s *tracefsSession) stop(_ context.Context, p lab.Place) (delivery, error) {
+func (s *tracefsSession) stop(_ context.Context, m match) (delivery, error) {
 	d := delivery{Handled: unknown}
 	for _, tp := range labtest.Tracepoints {
 		if err := s.write("events/"+tp+"/enable", "0"); err != nil {
@@ -324,7 +327,7 @@ func (s *tracefsSession) stop(_ context.Context, p lab.Place) (delivery, error) 
 		return d, err
 	}
 	d.Lost = lost
-	lines, err := countLines(s.file, p.Addr.String())
+	lines, err := countLines(s.file, m)
 	d.Delivered = lines.events
 	return d, err
 }

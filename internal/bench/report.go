@@ -89,6 +89,11 @@ func (r *Report) Markdown() string {
 	if r.formats != nil {
 		section("Formats in the storm")
 		writeTable(&b, []string{"format", "to a", "user CPU an event", "peak memory", "events", "printed", "lost", "skipped by the kernel", "unexplained"}, r.formatRows())
+		foreign := 0.0
+		for _, t := range r.formats {
+			foreign = max(foreign, float64(t.Foreign)/float64(t.Events))
+		}
+		writeDisturbed(&b, foreign)
 	}
 	if r.starts != nil || r.lone != nil {
 		section("Start, memory, delay")
@@ -98,9 +103,11 @@ func (r *Report) Markdown() string {
 		section("Healthy load")
 		rows = nil
 		for _, h := range r.healthy {
-			rows = append(rows, []string{h.Load, fmt.Sprintf("%.0f", median(h.Rates)), h.ratioCell()})
+			rate := median(list(h.Without, func(p pace) float64 { return p.Rate }))
+			cpu := median(list(h.Without, func(p pace) float64 { return p.CPU }))
+			rows = append(rows, []string{h.Load, thousands(rate), intervalCell(h.Rates), fmt.Sprintf("%.1f µs", cpu/1e3), intervalCell(h.CPUs)})
 		}
-		writeTable(&b, []string{"", "a second without", "with `tcptrace retrans`, as a ratio (95% interval)"}, rows)
+		writeTable(&b, []string{"", "a second without", "with `tcptrace retrans`, as a ratio", "CPU of one without", "with, as a ratio"}, rows)
 	}
 	if r.userSpace != nil {
 		section("User space, piece by piece")
@@ -116,11 +123,12 @@ func (r *Report) Markdown() string {
 // notShown is said of an interval that is too wide.
 const notShown = "not shown"
 
-func (h *healthyResult) ratioCell() string {
-	i := ratioInterval(h.Ratios)
+// intervalCell shows a ratio with its 95% interval.
+func intervalCell(ratios []float64) string {
+	i := ratioInterval(ratios)
 	text := fmt.Sprintf("%.3f (%.3f to %.3f)", i.Mean, i.Low, i.High)
 	if !(i.halfWidth() < healthyWidth) { // also if it is not a number
-		return fmt.Sprintf("%s: the interval is wider than ±%.0f%%: %s", notShown, 100*healthyWidth, text)
+		return fmt.Sprintf("%s: %s is wider than ±%.0f%%", notShown, text, 100*healthyWidth)
 	}
 	return text
 }
@@ -154,14 +162,23 @@ func (c *comparison) write(b *strings.Builder, cpu bool) {
 		}
 	}
 	writeTable(b, head, rows)
-	hidden := 0
+	hidden, foreign := 0, 0.0
 	for _, s := range c.Series {
 		for i := range s.Trials {
 			hidden = max(hidden, s.Trials[i].hidden())
+			foreign = max(foreign, s.Trials[i].foreign())
 		}
 	}
+	writeDisturbed(b, foreign)
 	if hidden > 0 {
 		fmt.Fprintf(b, "\nThis kernel hid up to %d events a round from BPF programs. They count as lost by nobody.\n", hidden)
+	}
+}
+
+// writeDisturbed says that others made events too, the given share at most.
+func writeDisturbed(b *strings.Builder, share float64) {
+	if share > 0.01 {
+		fmt.Fprintf(b, "\n**The machine was not quiet**: others made up to %.0f%% as many events meanwhile.\n", 100*share)
 	}
 }
 
@@ -264,6 +281,9 @@ func (r *Report) formatRows() (rows [][]string) {
 				sum.Lost += t.Lost
 				sum.Misses += t.Misses
 				sum.Hidden += t.unexplained()
+			}
+			if user == nil {
+				continue
 			}
 			rows = append(rows, []string{
 				format, sink, fmt.Sprintf("%.0f ns", median(user)), fmt.Sprintf("%.0f MiB", slices.Max(memory)),

@@ -67,7 +67,8 @@ func measureLone(ctx context.Context, o *Options) (all []time.Duration, err erro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	p, err := tcptrace{o.Tcptrace, "resets", "table"}.trace(ctx, w)
+	// Of this namespace alone: no other event may wake the reader, or hold it up.
+	p, err := tcptrace{o.Tcptrace, "resets", "table"}.trace(ctx, w, "--netns", fmt.Sprint(ns.Inum()))
 	if err = errors.Join(err, w.Close()); err != nil {
 		return nil, err
 	}

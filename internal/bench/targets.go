@@ -89,9 +89,14 @@ func (r *Report) targets() (all []target) {
 		within("everything is attached after, the median", "at most 300 ms", "%.0f ms",
 			median(list(r.starts, func(t startTrial) float64 { return millis(t.Attached) })), millis(startLimit)))
 	for _, h := range r.healthy {
-		width := ratioInterval(h.Ratios).halfWidth()
-		t := within("healthy load, "+h.Load+": 95% interval of the ratio", "narrower than ±2%", "±%.2f%%", 100*width, 100*healthyWidth)
-		all = append(all, t)
+		for _, of := range []struct {
+			what   string
+			ratios []float64
+		}{{"rate", h.Rates}, {"CPU", h.CPUs}} {
+			width := ratioInterval(of.ratios).halfWidth()
+			all = append(all, within(h.Load+", healthy: 95% interval of the ratio of "+of.what,
+				"narrower than ±2%", "±%.2f%%", 100*width, 100*healthyWidth))
+		}
 	}
 	return all
 }

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-
-	"github.com/tcptrace/tcptrace/internal/lab"
 )
 
 // A tool traces the whole host.
@@ -31,19 +29,17 @@ type session interface {
 	// output is the file that grows while the tool has something to write,
 	// "" if there is none.
 	output() string
-	// stop ends the tool and returns how many events it delivered in which the
-	// place had a part.
-	stop(ctx context.Context, p lab.Place) (delivery, error)
+	// stop ends the tool and returns how many events it delivered that match.
+	stop(ctx context.Context, m match) (delivery, error)
 	// kill ends it after a failure.
 	kill()
 }
 
 // delivery is what came of a load at the end of a tool.
 type delivery struct {
-	Delivered int // events that it wrote
-	// Handled are the events that reached its programs, Lost those that it says
-	// were lost. Either may be unknown.
-	Handled, Lost int
+	// Delivered are the events that it wrote, Handled those that reached its
+	// programs, Lost those that it says were lost. Each may be unknown.
+	Delivered, Handled, Lost int
 }
 
 const unknown = -1
@@ -64,7 +60,7 @@ func (untraced) start(context.Context, string) (session, error) { return untrace
 func (untraced) pid() int                                       { return 0 }
 func (untraced) output() string                                 { return "" }
 func (untraced) kill()                                          {}
-func (untraced) stop(context.Context, lab.Place) (delivery, error) {
+func (untraced) stop(context.Context, match) (delivery, error) {
 	return delivery{0, unknown, unknown}, nil
 }
 
@@ -99,7 +95,7 @@ func (*floorSession) output() string { return "" }
 
 var floorCounts = regexp.MustCompile(`(\d+) records, (\d+) lost`)
 
-func (s *floorSession) stop(context.Context, lab.Place) (delivery, error) {
+func (s *floorSession) stop(context.Context, match) (delivery, error) {
 	if err := s.end(); err != nil {
 		return delivery{}, err
 	}
@@ -107,7 +103,7 @@ func (s *floorSession) stop(context.Context, lab.Place) (delivery, error) {
 	if err != nil {
 		return delivery{}, err
 	}
-	return delivery{n[0], n[0] + n[1], n[1]}, nil
+	return delivery{unknown, unknown, n[1]}, nil
 }
 
 // tcptrace is the tool whose cost is in question.
@@ -127,9 +123,9 @@ func (t tcptrace) start(ctx context.Context, dir string) (session, error) {
 	return &tcptraceSession{p, out.Name()}, nil
 }
 
-// trace starts it and waits until it traces.
-func (t tcptrace) trace(ctx context.Context, out *os.File) (*process, error) {
-	p, err := start(ctx, out, nil, t.binary, t.command, "-o", t.format)
+// trace starts it, with more arguments, and waits until it traces.
+func (t tcptrace) trace(ctx context.Context, out *os.File, more ...string) (*process, error) {
+	p, err := start(ctx, out, nil, t.binary, append([]string{t.command, "-o", t.format}, more...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +143,7 @@ type tcptraceSession struct {
 
 func (s *tcptraceSession) output() string { return s.file }
 
-func (s *tcptraceSession) stop(_ context.Context, p lab.Place) (delivery, error) {
+func (s *tcptraceSession) stop(_ context.Context, m match) (delivery, error) {
 	if err := s.end(); err != nil {
 		return delivery{}, err
 	}
@@ -155,7 +151,9 @@ func (s *tcptraceSession) stop(_ context.Context, p lab.Place) (delivery, error)
 	if err != nil {
 		return delivery{}, err
 	}
-	lines, err := countLines(s.file, p.Addr.String())
+	// Its command shows nothing else, and its table doesn't say what all have
+	// in common.
+	lines, err := countLines(s.file, match{addr: m.addr})
 	return delivery{lines.events, sum[0] + sum[1] + sum[2] + sum[3], sum[3]}, err
 }
 

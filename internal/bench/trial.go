@@ -52,8 +52,22 @@ func try(ctx context.Context, dir string, t tool, l load) (r trial, err error) {
 		s.kill()
 		return r, err
 	}
-	r.delivery, err = s.stop(ctx, place)
-	return r, err
+	if r.delivery, err = s.stop(ctx, match{place.Addr.String(), l.word()}); err != nil {
+		return r, err
+	}
+	runs := 0 // for events of the load
+	for name, p := range r.Programs {
+		if strings.Contains(name, l.word()) {
+			runs += int(p.Runs)
+		}
+	}
+	if r.Handled == unknown {
+		r.Handled = runs
+	}
+	if r.Delivered == unknown { // it has no output
+		r.Delivered = runs - r.Lost
+	}
+	return r, nil
 }
 
 func measure(ctx context.Context, s session, l load, place lab.Place) (r trial, err error) {

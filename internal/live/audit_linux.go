@@ -49,6 +49,7 @@ const (
 // What the kernel counts and shows to nobody, or the other way round: -EBUSY
 // from a device, in RetransSegs; resets over IPv6 that find no route.
 type auditor struct {
+	nets   *ebpf.Map // which of ours are a namespace's, by net_key()
 	ours   *ebpf.Map
 	iter   *link.Iter // over the namespaces of all threads; nil: only the own namespace is read
 	own    uint32     // inode number of the own namespace; 0 unknown
@@ -123,19 +124,33 @@ func (a *auditor) read(limit time.Duration) (*reading, error) {
 
 // readOurs reads the counts of all namespaces.
 func (a *auditor) readOurs() (map[uint64]counts, error) {
-	n := int(a.ours.MaxEntries())
-	keys, values := make([]uint64, n), make([]counts, n)
+	n := int(a.nets.MaxEntries())
+	keys, slots := make([]uint64, n), make([]uint32, n)
 	var cursor ebpf.MapBatchCursor
-	n, err := a.ours.BatchLookup(&cursor, keys, values, nil)
+	n, err := a.nets.BatchLookup(&cursor, keys, slots, nil)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which says that this is all
-		return nil, fmt.Errorf("read counts of namespaces: %w", err)
+		return nil, fmt.Errorf("read which namespaces were counted: %w", err)
 	}
-	out := make(map[uint64]counts, n)
-	for i, key := range keys[:n] {
-		if a.iter == nil && key != noRoom && values[i].Netns == a.own {
+	keys, slots = append(keys[:n], noRoom), append(slots[:n], 0)
+	out := make(map[uint64]counts, n+1)
+	var perCPU []counts
+	for i, key := range keys {
+		if err := a.ours.Lookup(slots[i], &perCPU); err != nil {
+			return nil, fmt.Errorf("read counts of a namespace: %w", err)
+		}
+		var sum counts
+		for _, c := range perCPU {
+			sum.Segments += c.Segments
+			sum.Synacks += c.Synacks
+			sum.Syns += c.Syns
+			sum.Failed += c.Failed
+			sum.Resets += c.Resets
+			sum.Netns = max(sum.Netns, c.Netns) // where one was counted on that CPU
+		}
+		if a.iter == nil && key != noRoom && sum.Netns == a.own {
 			key = ownKey
 		}
-		out[key] = values[i]
+		out[key] = sum
 	}
 	return out, nil
 }

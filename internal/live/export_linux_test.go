@@ -46,12 +46,14 @@ func Detach(src Source, program string) error {
 // CountReset counts a reset that was none in a namespace that has counts.
 func CountReset(src Source, netns uint32) error {
 	m := src.(*source).coll.Maps["audits"]
-	var key uint64
-	var c bpf.TcptraceAudit
-	for all := m.Iterate(); all.Next(&key, &c); {
-		if c.Netns == netns {
-			c.Resets++
-			return m.Put(key, c)
+	var slot uint32
+	var perCPU []bpf.TcptraceAudit
+	for all := m.Iterate(); all.Next(&slot, &perCPU); {
+		for cpu := range perCPU {
+			if perCPU[cpu].Netns == netns {
+				perCPU[cpu].Resets++
+				return m.Put(slot, perCPU)
+			}
 		}
 	}
 	return fmt.Errorf("namespace %d has no counts", netns)

@@ -107,9 +107,6 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 	go s.spool.run()
 	s.owner.closers, s.owner.closersTotal = s.coll.Maps["closers"], s.coll.Variables["closers_total"]
 	s.owner.looker = s.coll.Variables["looker"]
-	if err := s.coll.Maps["audits"].Put(uint64(0), bpf.TcptraceAudit{}); err != nil {
-		return fmt.Errorf("prepare audits: %w", err)
-	}
 
 	var report []Hook
 	hidden := false // something that the kernel counts
@@ -193,7 +190,7 @@ func (s *source) keep(h *hook, prog *ebpf.Program) {
 // of it. hidden says that it counts resets that no program sees.
 func (s *source) newAuditor(kernel *btf.Spec, o *Options, hidden bool) *auditor {
 	a := &auditor{
-		ours: s.coll.Maps["audits"], iter: s.dwellers, wanted: o.NetNS,
+		nets: s.coll.Maps["nets"], ours: s.coll.Maps["audits"], iter: s.dwellers, wanted: o.NetNS,
 		retransmits: slices.Contains(o.Types, events.Retransmit), resets: slices.Contains(o.Types, events.Reset),
 		outcomes:   records(kernel, "tcp_retransmit_skb", "err"),
 		othersNote: "of another namespace: " + errNoIterator.Error(),
