@@ -347,7 +347,7 @@ func TestAuditFails(t *testing.T) {
 		place := loopback(t, lab.V4)
 		tr := start(t, []events.Type{events.Reset}, place.Client.Inum())
 		refuseIn(t, place.Client, 2)
-		if err := live.Detach(tr.src, "send_reset"); err != nil {
+		if err := live.Detach(tr.src); err != nil {
 			t.Fatal(err)
 		}
 		refuseIn(t, place.Client, 3)
