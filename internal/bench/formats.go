@@ -49,7 +49,9 @@ func (t *formatTrial) String() string {
 }
 
 // userCost is user CPU for an event, in nanoseconds.
-func (t *formatTrial) userCost() float64 { return float64(t.User) / float64(max(1, t.Printed+t.Foreign)) }
+func (t *formatTrial) userCost() float64 {
+	return float64(t.User) / float64(max(1, t.Printed+t.Foreign))
+}
 
 func mib(n uint64) float64 { return float64(n) / (1 << 20) }
 

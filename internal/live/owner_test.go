@@ -738,17 +738,18 @@ func socketReused(s *scene) {
 		how := []string{"call", "dial"}[i%2]
 		_, r := both(s, b, a, order{Do: "serve", FD: l.FD, N: n}, order{Do: how, Addr: s.addr(l.Port), N: n})
 		for _, p := range r.Ports {
-			if owner[p] != nil {
-				s.Fatalf("port %d came twice", p)
+			if owner[p] == nil {
+				owner[p] = a
+				ports[a] = append(ports[a], p)
+			} else { // a slow machine uses a port again
+				ports[owner[p]] = slices.DeleteFunc(ports[owner[p]], func(q uint16) bool { return q == p })
 			}
-			owner[p] = a
 		}
-		ports[a] = append(ports[a], r.Ports...)
 	}
 	s.must(s.ns.Settled(s.ctx))
 	evs := stop()
 	for _, a := range clients {
-		s.belong(a, s.least(3*rounds*n, evs, life(evs, ports[a]...)))
+		s.belong(a, s.least(3*len(ports[a]), evs, life(evs, ports[a]...)))
 	}
 	s.belong(b, s.least(rounds*n*len(clients), evs, owned(l.Port)))
 }
