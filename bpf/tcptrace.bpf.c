@@ -114,7 +114,15 @@ struct {
 	__type(value, struct audit);
 } audits SEC(".maps");
 
-u32 nets_total;
+u32 nets_total; /* about how many numbers of audits are given away */
+
+/* The numbers that are, so that no two namespaces get one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NETS);
+	__type(key, u32);
+	__type(value, u64);
+} net_slots SEC(".maps");
 
 #define CGROUP_DEPTH 14
 #define CGROUP_NAME 256 /* NAME_MAX and the NUL */
@@ -219,13 +227,24 @@ static __always_inline void *reserve(struct totals *c, u8 type, u64 size)
 static __noinline u32 find_audit(u64 key)
 {
 	u32 *slot = bpf_map_lookup_elem(&nets, &key);
+	long taken = 0;
 	u32 fresh;
 
 	if (slot)
 		return *slot;
-	fresh = __sync_fetch_and_add(&nets_total, 1) + 1;
-	if (fresh >= MAX_NETS)
+	/* An atomic addition that tells the sum came with 5.12. */
+	fresh = *(volatile u32 *)&nets_total;
+	for (int i = 0; i < 16; i++) { /* others may be here, too */
+		if (++fresh >= MAX_NETS)
+			return 0;
+		taken = bpf_map_update_elem(&net_slots, &fresh, &key,
+					    BPF_NOEXIST);
+		if (!taken)
+			break;
+	}
+	if (taken)
 		return 0;
+	*(volatile u32 *)&nets_total = fresh;
 	/* Another CPU may have been faster. */
 	bpf_map_update_elem(&nets, &key, &fresh, BPF_NOEXIST);
 	slot = bpf_map_lookup_elem(&nets, &key);

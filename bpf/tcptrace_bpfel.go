@@ -228,6 +228,7 @@ const (
 	TcptraceMapClosers             = "closers"
 	TcptraceMapCounts              = "counts"
 	TcptraceMapIncomingReset       = "incoming_reset"
+	TcptraceMapNetSlots            = "net_slots"
 	TcptraceMapNets                = "nets"
 	TcptraceMapRecords             = "records"
 	TcptraceMapSocks               = "socks"
@@ -339,6 +340,7 @@ type TcptraceMapSpecs struct {
 	Closers       *ebpf.MapSpec `ebpf:"closers"`
 	Counts        *ebpf.MapSpec `ebpf:"counts"`
 	IncomingReset *ebpf.MapSpec `ebpf:"incoming_reset"`
+	NetSlots      *ebpf.MapSpec `ebpf:"net_slots"`
 	Nets          *ebpf.MapSpec `ebpf:"nets"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	Socks         *ebpf.MapSpec `ebpf:"socks"`
@@ -400,6 +402,7 @@ type TcptraceMaps struct {
 	Closers       *ebpf.Map `ebpf:"closers"`
 	Counts        *ebpf.Map `ebpf:"counts"`
 	IncomingReset *ebpf.Map `ebpf:"incoming_reset"`
+	NetSlots      *ebpf.Map `ebpf:"net_slots"`
 	Nets          *ebpf.Map `ebpf:"nets"`
 	Records       *ebpf.Map `ebpf:"records"`
 	Socks         *ebpf.Map `ebpf:"socks"`
@@ -413,6 +416,7 @@ func (m *TcptraceMaps) Close() error {
 		m.Closers,
 		m.Counts,
 		m.IncomingReset,
+		m.NetSlots,
 		m.Nets,
 		m.Records,
 		m.Socks,

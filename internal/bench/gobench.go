@@ -32,7 +32,7 @@ func parseGoBench(text string) (all []goBenchmark, err error) {
 	return all, nil
 }
 
-// perEvent tells whether a benchmark's operation is done for each event.
+// perEvent tells whether a benchmark is of decoding or formatting an event.
 func (b goBenchmark) perEvent() bool {
-	return b.Name == "Decode" || strings.HasPrefix(b.Name, "AppendEvent/") || b.Name == "Match" || b.Name == "Where"
+	return b.Name == "Decode" || strings.HasPrefix(b.Name, "AppendEvent/") || strings.HasPrefix(b.Name, "Owners/")
 }

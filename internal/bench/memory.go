@@ -115,3 +115,6 @@ func parseUserTime(stat string) (time.Duration, error) {
 	n, err := strconv.ParseInt(f[utime], 10, 64)
 	return time.Duration(n) * time.Second / userHZ, err
 }
+
+// userHZ is the unit of times in /proc, on all architectures that Go knows.
+const userHZ = 100

@@ -290,9 +290,6 @@ func (s *tracefsSession) write(name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
-// pid is none: cat has no programs.
-func (*tracefsSession) pid() int { return 0 }
-
 func (s *tracefsSession) output() string { return s.file }
 
 func (s *tracefsSession) kill() {

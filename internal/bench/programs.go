@@ -59,8 +59,11 @@ func programsOf(pid int) (ids []ebpf.ProgramID, err error) {
 }
 
 // readPrograms returns the statistics of a process's programs by name. They
-// move only while statistics are enabled.
+// move only while statistics are enabled. Process 0 has none.
 func readPrograms(pid int) (map[string]programStats, error) {
+	if pid == 0 {
+		return nil, nil
+	}
 	ids, err := programsOf(pid)
 	if err != nil {
 		return nil, err

@@ -52,7 +52,8 @@ func (r *Report) Headline() string {
 			}
 			rows = append(rows, []string{s.Tool, r.storm.kernelCell(s), r.storm.cpuCell(s), s.lostCell()})
 		}
-		writeTable(&b, []string{"storm of refused connections", "kernel time an event", "CPU an event, all in all", "events lost"}, rows)
+		writeTable(&b, []string{"tool", "kernel time an event", "CPU an event, all in all", "events lost"}, rows)
+		writeDisturbed(&b, r.storm.most((*trial).foreign))
 	}
 	return b.String()
 }
@@ -162,17 +163,21 @@ func (c *comparison) write(b *strings.Builder, cpu bool) {
 		}
 	}
 	writeTable(b, head, rows)
-	hidden, foreign := 0, 0.0
-	for _, s := range c.Series {
-		for i := range s.Trials {
-			hidden = max(hidden, s.Trials[i].hidden())
-			foreign = max(foreign, s.Trials[i].foreign())
-		}
-	}
-	writeDisturbed(b, foreign)
+	writeDisturbed(b, c.most((*trial).foreign))
+	hidden := int(c.most(func(t *trial) float64 { return float64(t.hidden()) }))
 	if hidden > 0 {
 		fmt.Fprintf(b, "\nThis kernel hid up to %d events a round from BPF programs. They count as lost by nobody.\n", hidden)
 	}
+}
+
+// most is the highest value of all trials.
+func (c *comparison) most(f func(*trial) float64) (v float64) {
+	for _, s := range c.Series {
+		for i := range s.Trials {
+			v = max(v, f(&s.Trials[i]))
+		}
+	}
+	return v
 }
 
 // writeDisturbed says that others made events too, the given share at most.
@@ -201,8 +206,8 @@ func (c *comparison) ratioCell(s *series) string {
 	return "-"
 }
 
-// cpuCost is what the machine's processors worked for an event beyond what the
-// load takes untraced, the median of the rounds, in nanoseconds.
+// cpuCost is the CPU of load and tool together for an event, beyond what the
+// load takes untraced: the median of the rounds, in nanoseconds.
 func (c *comparison) cpuCost(tool string) float64 {
 	s, untraced := c.find(tool), c.find(toolUntraced)
 	if s == nil || untraced == nil || tool == toolUntraced {
@@ -256,6 +261,9 @@ func (c *comparison) programRows() (rows [][]string) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(names)) {
 			runs := median(s.values(func(t *trial) float64 { return float64(t.Programs[name].Runs) }))
+			if runs == 0 { // others' events, in some rounds
+				continue
+			}
 			cost := median(s.values(func(t *trial) float64 {
 				return float64(t.Programs[name].Time) / float64(max(1, t.Programs[name].Runs))
 			}))

@@ -24,7 +24,7 @@ type tool interface {
 
 // A session is a tool at work.
 type session interface {
-	// pid is the process whose programs and memory count, 0 if there is none.
+	// pid is the process whose programs and CPU count, 0 if there is none.
 	pid() int
 	// output is the file that grows while the tool has something to write,
 	// "" if there is none.

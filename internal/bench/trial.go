@@ -7,11 +7,11 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 )
@@ -22,8 +22,8 @@ type trial struct {
 	Took   time.Duration
 	// Programs are the statistics of the tool's BPF programs, empty if it has none.
 	Programs map[string]programStats
-	// CPU is the time that all processors of the machine were busy, until the
-	// tool had written everything.
+	// CPU is the time that the load took of the processors, and the tool until
+	// it had written everything.
 	CPU time.Duration
 	delivery
 }
@@ -71,13 +71,15 @@ func try(ctx context.Context, dir string, t tool, l load) (r trial, err error) {
 }
 
 func measure(ctx context.Context, s session, l load, place lab.Place) (r trial, err error) {
-	var before, after map[string]programStats
-	if s.pid() != 0 {
-		if before, err = readPrograms(s.pid()); err != nil {
-			return r, err
-		}
+	before, err := readPrograms(s.pid())
+	if err != nil {
+		return r, err
 	}
-	busy, err := machineBusy()
+	own, err := clock(unix.CLOCK_PROCESS_CPUTIME_ID)
+	if err != nil {
+		return r, err
+	}
+	tool, err := cpuTime(s.pid())
 	if err != nil {
 		return r, err
 	}
@@ -86,21 +88,21 @@ func measure(ctx context.Context, s session, l load, place lab.Place) (r trial, 
 		return r, err
 	}
 	r.Took = time.Since(begin)
-	if err := settled(ctx, s.output()); err != nil {
-		return r, err
-	}
-	now, err := machineBusy()
+	ownAfter, err := clock(unix.CLOCK_PROCESS_CPUTIME_ID)
 	if err != nil {
 		return r, err
 	}
-	r.CPU = now - busy
-	if s.pid() != 0 {
-		if after, err = readPrograms(s.pid()); err != nil {
-			return r, err
-		}
+	if err := settled(ctx, s.output()); err != nil {
+		return r, err
 	}
+	toolAfter, err := cpuTime(s.pid())
+	if err != nil {
+		return r, err
+	}
+	r.CPU = ownAfter - own + toolAfter - tool
+	after, err := readPrograms(s.pid())
 	r.Programs = gained(before, after)
-	return r, nil
+	return r, err
 }
 
 // settled waits until a file has not grown for a while: its writer has
@@ -125,34 +127,3 @@ func settled(ctx context.Context, file string) error {
 		return time.Since(since) > calm, nil
 	})
 }
-
-// machineBusy is the time that all processors have been busy since the start.
-func machineBusy() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, err
-	}
-	return parseBusy(string(b))
-}
-
-// parseBusy adds what the first line of /proc/stat says of user, nice, system,
-// irq and softirq.
-func parseBusy(text string) (time.Duration, error) {
-	line, _, _ := strings.Cut(text, "\n")
-	f := strings.Fields(line) // cpu user nice system idle iowait irq softirq ...
-	if len(f) < 8 || f[0] != "cpu" {
-		return 0, fmt.Errorf("/proc/stat begins with %q", line)
-	}
-	var sum time.Duration
-	for _, i := range []int{1, 2, 3, 6, 7} {
-		n, err := strconv.ParseInt(f[i], 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		sum += time.Duration(n) * time.Second / userHZ
-	}
-	return sum, nil
-}
-
-// userHZ is the unit of times in /proc, on all architectures that Go knows.
-const userHZ = 100

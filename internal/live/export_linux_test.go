@@ -4,6 +4,9 @@ package live
 
 import (
 	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf/link"
 
 	"github.com/tcptrace/tcptrace/bpf"
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -23,24 +26,31 @@ func AuditFrom(src Source, netns ...uint32) (end func() ([]events.Audit, error),
 	}, nil
 }
 
-// Detach takes one program off its hook.
-func Detach(src Source, program string) error {
+// Detach takes all programs that count for the audit off their hooks.
+func Detach(src Source) error {
 	s := src.(*source)
-	own, err := s.coll.Programs[program].Info()
-	if err != nil {
-		return err
-	}
-	id, _ := own.ID()
-	for _, l := range s.links {
-		info, err := l.Info()
+	for _, p := range s.counting {
+		own, err := p.Info()
 		if err != nil {
 			return err
 		}
-		if info.Program == id {
-			return l.Close()
+		id, _ := own.ID()
+		for _, l := range s.links {
+			info, err := l.Info()
+			if err != nil {
+				return err
+			}
+			if info.Program != id {
+				continue
+			}
+			if err := l.Close(); err != nil {
+				return err
+			}
+			s.links = slices.DeleteFunc(s.links, func(other link.Link) bool { return other == l })
+			break
 		}
 	}
-	return fmt.Errorf("%s is not attached", program)
+	return nil
 }
 
 // CountReset counts a reset that was none in a namespace that has counts.
