@@ -67,12 +67,19 @@ func TestOwner(t *testing.T) {
 			if err := everything.open(); err != nil {
 				t.Fatalf("%+v", err)
 			}
-			for range 5 {
+			for range 10 {
 				s := newScene(t, spinners)
+				skipped, lost := everything.skipped(t), everything.lost()
 				test(s)
-				if t.Failed() || !s.hidden {
+				missed := everything.skipped(t) - skipped + everything.lost() - lost
+				if t.Failed() || len(s.missing) == 0 {
 					return
 				}
+				if missed == 0 && !s.hidden {
+					t.Error(strings.Join(s.missing, "\n"))
+					return
+				}
+				t.Logf("%d events or runs of programs missed: again\n%s", missed, strings.Join(s.missing, "\n"))
 			}
 			t.Error("this machine hides events from BPF again and again")
 		})
@@ -105,18 +112,20 @@ type scene struct {
 	place    lab.Place
 	spinners []int
 	cast     map[uint32][]string // who may be named, and the names they have
+	own      map[uint16]bool     // local ports of this process, but for accepted connections
+	missing  []string            // names and events that should have been there
 	hidden   bool                // the machine hid an event from BPF
 }
 
 func newScene(t *testing.T, spinners []int) *scene {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	place := loopback(t, lab.V4)
 	own := uint32(os.Getpid())
 	return &scene{
 		T: t, ctx: ctx, ns: place.Client, place: place, spinners: spinners,
-		cast: map[uint32][]string{own: {commOf(t, os.Getpid())}},
+		cast: map[uint32][]string{own: {commOf(t, os.Getpid())}}, own: map[uint16]bool{},
 	}
 }
 
@@ -147,6 +156,7 @@ func (s *scene) listen() *lab.Socket {
 	s.Helper()
 	l, err := s.ns.Listen(s.addr(0), 128)
 	s.must(err)
+	s.own[l.Local().Port()] = true
 	s.Cleanup(func() { _ = l.Close() })
 	return l
 }
@@ -167,6 +177,7 @@ func (s *scene) dial(port uint16) *lab.Socket {
 	s.must(err)
 	s.Cleanup(func() { _ = c.Close() })
 	s.must(c.Connect(s.ctx, s.addr(port)))
+	s.own[c.Local().Port()] = true
 	return c
 }
 
@@ -200,6 +211,11 @@ func (s *scene) check(evs []events.Event) []events.Event {
 	for i := range evs {
 		e := &evs[i]
 		names, known := s.cast[e.PID]
+		// The tests beside this one have this process fork. Until the child's
+		// exec it has every socket, too, and may be the last to have one.
+		if s.own[e.LPort] && !slices.Contains(s.spinners, int(e.PID)) {
+			continue
+		}
 		switch {
 		case e.PID == 0 && len(e.Comm.Bytes()) > 0, e.PID != 0 && !slices.Contains(names, e.Comm.String()):
 			s.Errorf("pid %d, comm %q; those here are %v: %s", e.PID, e.Comm, s.cast, line(e))
@@ -228,9 +244,8 @@ func (s *scene) least(n int, evs []events.Event, match func(*events.Event) bool)
 	}
 	blind, err := everything.blind.Events(func(e labtest.TraceEvent) bool { return e.Involves(s.place.Addr) })
 	s.must(err)
-	if s.hidden = len(blind) > 0; !s.hidden {
-		s.Errorf("%d events, want at least %d, of:\n%s", len(got), n, dump(evs[:min(len(evs), 50)]))
-	}
+	s.hidden = s.hidden || len(blind) > 0
+	s.miss("%d events, want at least %d, of:\n%s", len(got), n, dump(evs[:min(len(evs), 50)]))
 	return got
 }
 
@@ -247,11 +262,20 @@ func (s *scene) belongTo(pid uint32, comm string, sharers []uint32, evs []events
 	})
 	for i := range wrong[:min(len(wrong), 5)] {
 		e := &wrong[i]
-		s.Errorf("pid %d, comm %q, sharers %v; want %d, %q, %v (inode %d, orphan %v): %s", e.PID, e.Comm, e.Sharers, pid, comm, sharers, e.HolderInode, e.Orphan, line(e))
+		report := s.Errorf
+		if e.PID == 0 {
+			report = s.miss
+		}
+		report("pid %d, comm %q, sharers %v; want %d, %q, %v (inode %d, orphan %v): %s", e.PID, e.Comm, e.Sharers, pid, comm, sharers, e.HolderInode, e.Orphan, line(e))
 	}
 	if len(wrong) > 5 {
-		s.Errorf("and %d more of %d", len(wrong)-5, len(evs))
+		s.miss("and %d more of %d", len(wrong)-5, len(evs))
 	}
+}
+
+// miss reports what the kernel may not have shown to any BPF program.
+func (s *scene) miss(format string, args ...any) {
+	s.missing = append(s.missing, fmt.Sprintf(format, args...))
 }
 
 // local chooses the events of the ends that have a local port.
@@ -574,7 +598,9 @@ func passedOn(s *scene, exit bool) {
 	s.belong(b, s.least(2, evs, retransmitted(conn.Port, passed)))
 	mine := life(evs, conn.Port)
 	opened := func(e *events.Event) bool { return mine(e) && e.NewState == events.SynSent }
-	s.belong(a, s.least(1, evs, opened))
+	for _, e := range s.least(1, evs, opened) { // who shared it when it was read depends on when that was
+		s.belongTo(uint32(a.pid), a.comm, e.Sharers, []events.Event{e})
+	}
 }
 
 // passedOnAndClosed hands a socket over at once, and the other closes it at
@@ -670,7 +696,10 @@ func servedQuickly(s *scene, how string) {
 	a, b := s.hire("client"), s.hire("server")
 	stop := s.follow()
 	l := b.do(order{Do: "listen", Addr: s.addr(0)})
-	const n = 300
+	n := 300
+	if os.Getenv(slow) != "" { // there it takes long, and programs get into each other's way
+		n = 20
+	}
 	served, called := both(s, b, a, order{Do: "serve", FD: l.FD, N: n}, order{Do: how, Addr: s.addr(l.Port), N: n})
 	s.must(s.ns.Settled(s.ctx))
 	if !slices.Equal(slices.Sorted(slices.Values(served.Ports)), slices.Sorted(slices.Values(called.Ports))) {

@@ -303,10 +303,13 @@ func checkOwners(t *verdict, facts *lab.Facts, evs []events.Event) {
 	own := ownComm()
 	for i := range evs {
 		e := &evs[i]
-		known := e.PID == uint32(facts.PID) && e.Comm.String() == own && e.Sharers == nil
+		known := e.PID == uint32(facts.PID) && e.Comm.String() == own
+		// Tests side by side run tools. Until its exec is done such a child has
+		// every socket of this process, and may be the last to have one.
+		known = known || e.PID != 0 && slices.Contains([]string{"exe", "ss", "tc"}, e.Comm.String())
 		absent := e.PID == 0 && len(e.Comm.Bytes()) == 0
 		if !known && !(absent && unowned(facts, e)) {
-			t.Errorf("pid %d, comm %q, sharers %v; the socket (inode %d) is of %d, %q: %s", e.PID, e.Comm, e.Sharers, e.HolderInode, facts.PID, own, line(e))
+			t.Errorf("pid %d, comm %q; the socket (inode %d) is of %d, %q: %s", e.PID, e.Comm, e.HolderInode, facts.PID, own, line(e))
 		}
 	}
 }

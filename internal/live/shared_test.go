@@ -45,6 +45,7 @@ type stream struct {
 	change   sync.Cond            // of the following, which mu guards
 	follow   map[uint32]*followed // by namespace
 	given    uint64
+	gone     uint64 // lost
 	readUpTo uint64 // CLOCK_BOOTTIME, ns: what was made before has been read
 	end      error  // of the reading
 }
@@ -85,6 +86,8 @@ func (s *stream) read(ctx context.Context) {
 		for _, e := range batch {
 			if e.Type != events.Lost {
 				s.given++
+			} else {
+				s.gone += e.Count
 			}
 			// Another namespace may have had the number before.
 			if f := s.follow[e.NetNS]; f != nil && e.Boot >= f.since {
@@ -137,6 +140,13 @@ func (s *stream) start(t *testing.T, inums ...uint32) (stop func() []events.Even
 		}
 		return f.events
 	}
+}
+
+// lost is how many events were lost so far.
+func (s *stream) lost() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
 }
 
 // skipped is how often the kernel skipped a program so far.
