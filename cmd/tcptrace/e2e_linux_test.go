@@ -641,10 +641,10 @@ func TestFullDisk(t *testing.T) {
 // Each command loads what it needs, and no more.
 func TestLoaded(t *testing.T) {
 	for command, want := range map[string]string{
-		"retrans": "retransmit_skb retransmit_synack set_state",
-		"resets":  "receive_reset send_reset set_state",
-		"states":  "set_state",
-		"events":  "receive_reset retransmit_skb retransmit_synack send_reset set_state",
+		"retrans": "destroy_sock dwellers holders retransmit_skb retransmit_synack set_state",
+		"resets":  "destroy_sock dwellers holders receive_reset send_reset set_state",
+		"states":  "destroy_sock holders set_state",
+		"events":  "destroy_sock dwellers holders receive_reset retransmit_skb retransmit_synack send_reset set_state",
 	} {
 		t.Run(command, func(t *testing.T) {
 			p := trace(t, tempFile(t), command)

@@ -114,8 +114,11 @@ func (d *doctor) tracing(ctx context.Context) {
 
 func (d *doctor) hook(h *live.Hook) {
 	c := Check{Name: "tracepoint", Of: h.Point, Status: OK, Detail: h.Variant}
-	if h.Function {
+	switch {
+	case h.Function:
 		c.Name, c.Detail = "function", h.Gives
+	case h.Iterator:
+		c.Name, c.Detail = "iterator", h.Gives
 	}
 	switch {
 	case errors.Is(h.Err, live.ErrNotNeeded):

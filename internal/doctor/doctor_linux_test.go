@@ -23,12 +23,12 @@ func TestRun(t *testing.T) {
 		if c.Status != OK && (c.Status != Limited || c.Detail == "" || c.Unseen == "" && c.Remedy == "") {
 			t.Errorf("%+v", c)
 		}
-		if (c.Name == "tracepoint" || c.Name == "right" || c.Name == "memory") && c.Status != OK {
+		if (c.Name == "tracepoint" || c.Name == "iterator" || c.Name == "right" || c.Name == "memory") && c.Status != OK {
 			t.Errorf("%+v", c)
 		}
 		t.Logf("%-8s %-10s %s: %s", c.Status, c.Name, c.Of, c.Detail)
 	}
-	for name, n := range map[string]int{"kernel": 1, "types": 1, "lockdown": 1, "tracepoint": 5, "function": 5, "memory": 1, "self-test": 1, "tracefs": 1, "seen": 1} {
+	for name, n := range map[string]int{"kernel": 1, "types": 1, "lockdown": 1, "tracepoint": 6, "function": 5, "iterator": 2, "memory": 1, "self-test": 1, "tracefs": 1, "seen": 1} {
 		if count[name] != n {
 			t.Errorf("%d checks of %s, want %d", count[name], name, n)
 		}

@@ -49,9 +49,10 @@ type Options struct {
 
 // Hook is a place in the kernel where tcptrace looks, or would.
 type Hook struct {
-	Point    string // name of the tracepoint or function
+	Point    string // name of the tracepoint, function or iterator
 	Function bool
 	Variant  string // what of it differs between kernels; "" if nothing does
+	Iterator bool
 	Optional bool
 	Gives    string // of an optional one: what is not seen without it, a plural
 	Err      error  // why it is not there; nil if it is

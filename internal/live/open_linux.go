@@ -111,7 +111,7 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 	var report []Hook
 	hidden := false // something that the kernel counts
 	for _, h := range wanted {
-		r := Hook{Point: h.point, Function: h.kind == function, Optional: h.optional(), Gives: h.gives, over: h.over}
+		r := Hook{Point: h.point, Function: h.kind == function, Iterator: h.kind == iterator, Optional: h.optional(), Gives: h.gives, over: h.over}
 		if h.variant != nil {
 			r.Variant = h.variant(types.spec)
 		}
