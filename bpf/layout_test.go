@@ -128,9 +128,13 @@ func TestResetLayout(t *testing.T) {
 	var r bpf.TcptraceReset
 	r.H.Type, r.H.Lost = uint8(events.Reset), 7
 	r.Reason, r.SkErr, r.Bits, r.Ttl, r.TcpLen = 2, 103, 1<<1|1<<3, 63, 20
-	binary.BigEndian.PutUint32(r.Tcp[4:], 1000)
-	binary.BigEndian.PutUint32(r.Tcp[8:], 2000)
-	binary.BigEndian.PutUint16(r.Tcp[12:], 5<<12|uint16(events.ACK))
+	tcp := make([]byte, 4*len(r.Tcp))
+	binary.BigEndian.PutUint32(tcp[4:], 1000)
+	binary.BigEndian.PutUint32(tcp[8:], 2000)
+	binary.BigEndian.PutUint16(tcp[12:], 5<<12|uint16(events.ACK))
+	for i := range r.Tcp {
+		r.Tcp[i] = binary.NativeEndian.Uint32(tcp[4*i:])
+	}
 	e := decode(t, &r)
 	if e.Reason != "TEST" || e.TriggerTTL != 63 || e.TriggerSeq != 1000 || e.TriggerAck != 2000 || e.TriggerFlags != events.ACK {
 		t.Errorf("%+v", e)

@@ -118,7 +118,7 @@ struct reset {
 	u8 ttl;
 	u8 tcp_len;
 	u32 reason;
-	u8 tcp[60]; /* the packet's TCP header, with options */
+	u32 tcp[15]; /* the packet's TCP header, with options: 60 bytes */
 };
 
 #define RECEIVED_RESET_SIZE __builtin_offsetof(struct reset, reason)

@@ -160,7 +160,8 @@ struct memory {
 	char comm[16];
 	bool closed;   /* the life is over */
 	u8 last_state; /* before that */
-	bool held;     /* a process had yet to close the socket by then */
+	bool held;     /* a process had yet to close the socket by then; at
+			  CLOSE alone */
 	u8 pad[5];
 	u64 unborn; /* when a child was made whose ends are not known yet */
 };
@@ -196,6 +197,10 @@ struct {
 u32 closers_total; /* grows with every entry: whether to look */
 u64 handed_over;   /* CLOCK_BOOTTIME of the last whose process had been known as
 		      another's, ns */
+
+/* About how many sockets are closed and held: whether destroy_sock has to look.
+ * Those that were evicted count for ever. */
+u32 held_socks;
 
 /* The thread of user space that looks who has what, 0 while none does. */
 u32 looker;
@@ -911,17 +916,18 @@ int retransmit_synack(u64 *ctx)
 #define TCP_FLAGS 13
 #define TCPHDR_RST 0x04
 
+/* Arrays of words: the compiler copies those of bytes byte by byte. */
 struct packet {
 	u32 saddr[4];
 	u32 daddr[4];
 	u8 ttl;
 	bool known;
-	u8 tcp[TCP_HEADER]; /* without options */
+	u32 tcp[TCP_HEADER / 4]; /* without options */
 	unsigned char *options;
 };
 
-#define SPORT(p) bpf_ntohs(*(u16 *)(p)->tcp)
-#define DPORT(p) bpf_ntohs(*(u16 *)((p)->tcp + 2))
+#define SPORT(p) bpf_ntohs(((u16 *)(p)->tcp)[0])
+#define DPORT(p) bpf_ntohs(((u16 *)(p)->tcp)[1])
 
 /* The packet that provoked a reset: it comes from the remote end. */
 static __always_inline void read_packet(bool direct, struct packet *p,
@@ -930,19 +936,20 @@ static __always_inline void read_packet(bool direct, struct packet *p,
 	unsigned char *head = READ(direct, skb, head);
 	unsigned char *ip = head + READ(direct, skb, network_header);
 	unsigned char *tcp = head + READ(direct, skb, transport_header);
-	u8 raw[40];
+	u32 words[10];
+	u8 *raw = (u8 *)words;
 
-	if (bpf_probe_read_kernel(raw, sizeof(raw), ip) ||
+	if (bpf_probe_read_kernel(words, sizeof(words), ip) ||
 	    bpf_probe_read_kernel(p->tcp, sizeof(p->tcp), tcp))
 		return;
 	p->options = tcp + TCP_HEADER;
 	if (raw[0] >> 4 == 4) {
-		set_v4(p->saddr, *(u32 *)(raw + IPV4_SADDR));
-		set_v4(p->daddr, *(u32 *)(raw + IPV4_DADDR));
+		set_v4(p->saddr, words[IPV4_SADDR / 4]);
+		set_v4(p->daddr, words[IPV4_DADDR / 4]);
 		p->ttl = raw[IPV4_TTL];
 	} else {
-		__builtin_memcpy(p->saddr, raw + IPV6_SADDR, 16);
-		__builtin_memcpy(p->daddr, raw + IPV6_DADDR, 16);
+		__builtin_memcpy(p->saddr, words + IPV6_SADDR / 4, 16);
+		__builtin_memcpy(p->daddr, words + IPV6_DADDR / 4, 16);
 		p->ttl = raw[IPV6_HOP_LIMIT];
 	}
 	p->known = true;
@@ -950,7 +957,7 @@ static __always_inline void read_packet(bool direct, struct packet *p,
 
 static __always_inline void write_trigger(struct reset *r, struct packet *p)
 {
-	u8 *options = r->tcp + TCP_HEADER;
+	u32 *options = r->tcp + TCP_HEADER / 4;
 	u32 len;
 
 	r->ttl = 0;
@@ -959,7 +966,7 @@ static __always_inline void write_trigger(struct reset *r, struct packet *p)
 	__builtin_memset(options, 0, sizeof(r->tcp) - TCP_HEADER);
 	if (!p->known)
 		return;
-	len = p->tcp[TCP_DOFF] >> 4 << 2;
+	len = ((u8 *)p->tcp)[TCP_DOFF] >> 4 << 2;
 	if (len > sizeof(r->tcp)) /* for the verifier: 4 bits can't */
 		len = sizeof(r->tcp);
 	if (len <= TCP_HEADER)
@@ -1603,6 +1610,7 @@ static __always_inline struct memory *learn_closer(struct memory *m,
 			note_closer(conn, &closer, m ? m->pid : 0);
 	}
 	if (m) {
+		m->held = false;
 		m->pid = closer.pid;
 		__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
 		return m;
@@ -1670,10 +1678,14 @@ int set_state(u64 *ctx)
 		m = begin_life(m, sk, h.cookie, new, cookie, unborn);
 	} else {
 		m = same_life(m, h.cookie);
-		if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
-		     new == TCP_CLOSE) &&
-		    user_is_current(sk))
-			m = learn_closer(m, sk, h.cookie);
+		if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
+		    new == TCP_CLOSE) {
+			if (user_is_current(sk))
+				m = learn_closer(m, sk, h.cookie);
+			else if (m)
+				m->held = !has_flag(sk->__sk_common.skc_flags,
+						    SOCK_DEAD);
+		}
 	}
 	/* Read again, the verifier forgets what it concluded of them: the ways
 	 * here become one. */
@@ -1694,13 +1706,11 @@ int set_state(u64 *ctx)
 		emit_change(&h, sk, old, new, 0);
 	}
 	if (new == TCP_CLOSE) {
-		/* A process has yet to close it. */
-		held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD) &&
-		       !user_is_current(sk);
+		held = !has_flag(sk->__sk_common.skc_flags, SOCK_DEAD);
 		if (m) {
 			m->closed = true;
 			m->last_state = old;
-			m->held = held;
+			held = m->held;
 		} else if (held || (want_resets && reset_may_follow(old))) {
 			struct memory last = {
 				.cookie = h.cookie,
@@ -1711,6 +1721,8 @@ int set_state(u64 *ctx)
 
 			bpf_map_update_elem(&socks, &key, &last, BPF_ANY);
 		}
+		if (held)
+			__sync_fetch_and_add(&held_socks, 1);
 	}
 	return 0;
 }
@@ -1726,13 +1738,14 @@ int destroy_sock(u64 *ctx)
 	u64 key = (u64)sk;
 	u64 conn;
 
-	if (!sk->sk_lock.owned)
+	if (!*(volatile u32 *)&held_socks || !sk->sk_lock.owned)
 		return 0;
 	m = same_sock(bpf_map_lookup_elem(&socks, &key),
 		      sk->__sk_common.skc_cookie.counter);
 	if (!m || !m->held || !on_own_behalf())
 		return 0;
 	m->held = false;
+	__sync_fetch_and_add(&held_socks, -1);
 	read_current(&closer.pid, closer.comm);
 	conn = conn_id(m->cookie, m);
 	if (closer.pid == m->pid || !conn)

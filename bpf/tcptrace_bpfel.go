@@ -119,7 +119,7 @@ type TcptraceReset struct {
 	Ttl    uint8
 	TcpLen uint8
 	Reason uint32
-	Tcp    [60]uint8
+	Tcp    [15]uint32
 }
 
 type TcptraceRetransmit struct {
@@ -254,6 +254,7 @@ const (
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
 	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
 	TcptraceVarHaveTaskHelper      = "have_task_helper"
+	TcptraceVarHeldSocks           = "held_socks"
 	TcptraceVarLives               = "lives"
 	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
@@ -358,6 +359,7 @@ type TcptraceVariableSpecs struct {
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
 	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
+	HeldSocks           *ebpf.VariableSpec `ebpf:"held_socks"`
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
 	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
@@ -435,6 +437,7 @@ type TcptraceVariables struct {
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
 	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
+	HeldSocks           *ebpf.Variable `ebpf:"held_socks"`
 	Lives               *ebpf.Variable `ebpf:"lives"`
 	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
