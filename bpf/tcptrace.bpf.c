@@ -95,7 +95,7 @@ struct audit {
 	u32 pad;
 };
 
-#define MAX_NETS 1024
+#define MAX_NETS 2048
 
 /* Which of audits are a namespace's, by net_key(). Inserted at a namespace's
  * first event, read at the end. */
@@ -207,10 +207,16 @@ u32 looker;
 
 /* -- records -- */
 
-static __always_inline struct totals *count_produced(u8 type)
+static __always_inline struct totals *own_totals(void)
 {
 	u32 zero = 0;
-	struct totals *c = bpf_map_lookup_elem(&counts, &zero);
+
+	return bpf_map_lookup_elem(&counts, &zero);
+}
+
+static __always_inline struct totals *count_produced(u8 type)
+{
+	struct totals *c = own_totals();
 
 	if (c)
 		c->produced[type]++;
@@ -256,25 +262,6 @@ static __noinline u32 find_audit(u64 key)
 	return slot ? *slot : 0;
 }
 
-/* What is counted of a namespace; key is that of net_key(). */
-static __always_inline struct audit *audit_of(struct totals *c, u64 key,
-					      u32 netns)
-{
-	u64 last = c ? *(volatile u64 *)&c->net : 0;
-	u32 slot = last & 0xffff;
-	struct audit *a;
-
-	if (!slot || last >> 16 != (key & (~0ULL >> 16))) {
-		slot = key ? find_audit(key) : 0;
-		if (c)
-			*(volatile u64 *)&c->net = key << 16 | slot;
-	}
-	a = bpf_map_lookup_elem(&audits, &slot);
-	if (a)
-		a->netns = netns;
-	return a;
-}
-
 /*
  * READ and READ_FIELD follow a typed pointer directly, and any other with
  * bpf_probe_read_kernel. direct is a constant of each call, so that one
@@ -295,6 +282,40 @@ static __always_inline u64 net_key(bool direct, struct net *net)
 		return READ(direct, net, net_cookie);
 	return (u64)READ(direct, net, hash_mix) << 32 |
 	       READ(direct, net, ns.inum);
+}
+
+/* What is counted of a namespace, which may be NULL. */
+static __always_inline struct audit *audit_of(bool direct, struct totals *c,
+					      struct net *net)
+{
+	u64 last = c ? *(volatile u64 *)&c->net : 0;
+	u32 slot = last & 0xffff, none = 0;
+	struct audit *a;
+	u64 key;
+
+	if (!net)
+		return bpf_map_lookup_elem(&audits, &none);
+	key = net_key(direct, net);
+	if (!slot || last >> 16 != (key & (~0ULL >> 16))) {
+		slot = find_audit(key);
+		if (c)
+			*(volatile u64 *)&c->net = key << 16 | slot;
+	}
+	a = bpf_map_lookup_elem(&audits, &slot);
+	if (a && slot && !a->netns)
+		a->netns = READ(direct, net, ns.inum);
+	return a;
+}
+
+/* The inode number of a namespace, from what is counted of it: beside it the
+ * kernel keeps how many sockets a namespace has, so that reading it means
+ * waiting for another CPU. */
+static __always_inline u32 netns_of(bool direct, struct audit *a,
+				    struct net *net)
+{
+	if (a && a->netns)
+		return a->netns;
+	return READ(direct, net, ns.inum);
 }
 
 static __always_inline void write_header(struct header *dst, struct header *h)
@@ -458,11 +479,11 @@ static __always_inline u64 inode_of(bool direct, struct sock *sk)
 /* The socket's own uid, namespace, cgroup and inode: right whoever was
  * interrupted. */
 static __always_inline void read_owner(bool direct, struct header *h,
-				       struct sock *sk)
+				       struct sock *sk, struct audit *a)
 {
 	struct net *net = READ(direct, sk, __sk_common.skc_net.net);
 
-	h->netns = READ(direct, net, ns.inum);
+	h->netns = netns_of(direct, a, net);
 	h->uid = READ(direct, sk, sk_uid.val);
 	h->bits = SOCK_KNOWN;
 	if (has_flag(READ(direct, sk, __sk_common.skc_flags), SOCK_DEAD))
@@ -597,11 +618,12 @@ static __always_inline void use_memory(struct header *h, struct memory *m)
 }
 
 /* Everything of a full socket that a tp_btf program was given. */
-static __always_inline void read_sock(struct header *h, struct sock *sk)
+static __always_inline void read_sock(struct header *h, struct sock *sk,
+				      struct audit *a)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	read_owner(true, h, sk);
+	read_owner(true, h, sk, a);
 	COPY_ADDRS(true, h, sk, __sk_common);
 	read_ports(true, h, sk, tp ? tp->inet_conn.icsk_inet.inet_sport : 0);
 	h->state = sk->__sk_common.skc_state;
@@ -649,16 +671,12 @@ static __always_inline void read_settings(struct retransmit *r, struct sock *sk)
 /* Counts one event the way that __tcp_retransmit_skb() does. What it refuses
  * before it sends is in none of its counters, and neither is it in ours; with
  * these errors it never gets as far, except that -EBUSY can also come late. */
-static __always_inline void audit_retransmit(struct totals *c, struct sock *sk,
-					     u32 segs, u16 flags, s32 err)
+static __always_inline void audit_retransmit(struct audit *a, u32 segs,
+					     u16 flags, s32 err)
 {
-	struct net *net = sk->__sk_common.skc_net.net;
-	struct audit *a;
-
 	if (err == -EBUSY || err == -EAGAIN || err == -ENOMEM ||
 	    err == -EHOSTUNREACH)
 		return;
-	a = audit_of(c, net_key(true, net), net->ns.inum);
 	if (!a)
 		return;
 	__sync_fetch_and_add(err ? &a->failed : &a->segments, segs ?: 1);
@@ -673,6 +691,7 @@ int retransmit_skb(u64 *ctx)
 	struct sk_buff *skb = (struct sk_buff *)ctx[1];
 	struct totals *c = count_produced(RECORD_RETRANSMIT);
 	struct tcp_skb_cb *cb = (struct tcp_skb_cb *)skb->cb;
+	struct audit *a = audit_of(true, c, sk->__sk_common.skc_net.net);
 	struct header h = {.type = RECORD_RETRANSMIT};
 	struct inet_connection_sock *icsk;
 	struct retransmit *r;
@@ -687,13 +706,13 @@ int retransmit_skb(u64 *ctx)
 	if (bpf_core_field_exists(
 		    ((struct trace_event_raw_tcp_retransmit_skb *)0)->err))
 		err = (s32)ctx[2];
-	audit_retransmit(c, sk, segs, flags, err);
+	audit_retransmit(a, segs, flags, err);
 
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
 	icsk = &tp->inet_conn;
-	read_sock(&h, sk);
+	read_sock(&h, sk, a);
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
 	use_memory(&h, recall((u64)sk, h.cookie));
@@ -794,14 +813,14 @@ int retransmit_synack(u64 *ctx)
 	u32 limit, qlen, young, isn;
 	unsigned long expires;
 
-	a = audit_of(c, net_key(true, net), net->ns.inum);
+	a = audit_of(true, c, net);
 	if (a)
 		__sync_fetch_and_add(&a->synacks, 1);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
 	icsk = &tp->inet_conn;
-	read_owner(true, &h, sk);
+	read_owner(true, &h, sk, a);
 	COPY_ADDRS(true, &h, req, __req_common);
 	h.lport = req->__req_common.skc_num;
 	h.rport = bpf_ntohs(req->__req_common.skc_dport);
@@ -978,18 +997,6 @@ static __always_inline void write_trigger(struct reset *r, struct packet *p)
 	r->bits |= RST_TRIGGER;
 }
 
-static __always_inline void audit_reset(bool direct, struct totals *c,
-					struct net *net)
-{
-	struct audit *a = NULL;
-
-	if (net)
-		a = audit_of(c, net_key(direct, net),
-			     READ(direct, net, ns.inum));
-	if (a)
-		__sync_fetch_and_add(&a->resets, 1);
-}
-
 /* A reset that TCP sends. sk may be NULL or no full socket, tp is the same, skb
  * is the packet that it answers or NULL. */
 static __always_inline int reset_sent(bool direct, struct sock *sk,
@@ -1001,6 +1008,7 @@ static __always_inline int reset_sent(bool direct, struct sock *sk,
 	struct memory *m = NULL;
 	struct packet p = {};
 	struct net *net = NULL;
+	struct audit *a;
 	struct reset *r;
 	u64 key = (u64)sk;
 	u8 state = 0;
@@ -1016,7 +1024,9 @@ static __always_inline int reset_sent(bool direct, struct sock *sk,
 			net = READ(direct, dev, nd_net.net);
 		}
 	}
-	audit_reset(direct, c, net);
+	a = audit_of(direct, c, net);
+	if (a)
+		__sync_fetch_and_add(&a->resets, 1);
 	h.state = state;
 	if (skb)
 		read_packet(direct, &p, skb);
@@ -1028,10 +1038,10 @@ static __always_inline int reset_sent(bool direct, struct sock *sk,
 	}
 	if (!sk) {
 		if (net)
-			h.netns = READ(direct, net, ns.inum);
+			h.netns = netns_of(direct, a, net);
 	} else if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV) {
 		/* Not a full socket: only the common part exists. */
-		h.netns = READ(direct, net, ns.inum);
+		h.netns = netns_of(direct, a, net);
 		h.cookie = READ(direct, sk, __sk_common.skc_cookie.counter);
 		h.conn = h.cookie;
 	} else {
@@ -1039,7 +1049,7 @@ static __always_inline int reset_sent(bool direct, struct sock *sk,
 		u32 unread;
 		u64 cookie;
 
-		read_owner(direct, &h, sk);
+		read_owner(direct, &h, sk, a);
 		if (!p.known) {
 			COPY_ADDRS(direct, &h, sk, __sk_common);
 			read_ports(direct, &h, sk,
@@ -1248,7 +1258,7 @@ static __always_inline int firewall_reset(struct net *net, struct sk_buff *skb,
 	if (sk && full_sock(sk) && PROBE_FIELD(sk, sk_protocol) == PROTO_TCP) {
 		h.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 		h.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-		read_owner(false, &h, sk);
+		read_owner(false, &h, sk, NULL);
 		use_memory(&h, recall((u64)sk, h.cookie));
 	} else {
 		sk = NULL;
@@ -1389,7 +1399,7 @@ int receive_reset(u64 *ctx)
 		in->sk = 0;
 		read_packet(false, &p, (struct sk_buff *)in->skb);
 	}
-	read_sock(&h, sk);
+	read_sock(&h, sk, audit_of(true, c, sk->__sk_common.skc_net.net));
 	if (!accept(c, &h, 1 << h.state))
 		return 0;
 	use_memory(&h, recall((u64)sk, h.cookie));
@@ -1692,7 +1702,9 @@ int set_state(u64 *ctx)
 	old = ((volatile u64 *)ctx)[1];
 	new = ((volatile u64 *)ctx)[2];
 	if (want_states && !unborn) {
-		read_sock(&h, sk);
+		read_sock(&h, sk,
+			  audit_of(true, own_totals(),
+				   sk->__sk_common.skc_net.net));
 		use_memory(&h, m);
 		if (m && m->unborn) {
 			emit_change(&h, sk, TCP_LISTEN, TCP_SYN_RECV,
