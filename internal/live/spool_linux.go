@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"github.com/klauspost/compress/s2"
 )
 
 // tick is how long an event waits at most before it is read. The kernel side
@@ -25,6 +26,7 @@ const (
 	maxRecord = 256      // no record is longer
 	prefixLen = 4        // before each record: its length
 	maxFree   = 16       // buffers kept to be used again
+	maxPlain  = 16       // pieces kept as they are: of more, the latter are compressed
 )
 
 // spool takes records out of the ring buffer as they come and keeps them until
@@ -43,12 +45,17 @@ type spool struct {
 	size   int       // bytes of records in them
 	free   [][]byte  // buffers of pieces
 	closed bool
+
+	packed   []byte // run's: where it compresses
+	unpacked []byte // next's: what it gave last, if that was compressed
 }
 
 // piece is what was in the ring buffer at one look, or the first of it. One
 // without records says that there was nothing for a tick.
 type piece struct {
 	records []byte // each behind its length
+	size    int    // of the records, also where they are compressed
+	packed  bool   // they are, or were
 	wall    int64  // wall clock minus CLOCK_BOOTTIME
 	boot    uint64 // CLOCK_BOOTTIME after the look
 	lost    losses
@@ -136,38 +143,75 @@ func (s *spool) look(buf []byte) (p piece) {
 // put hands p over and returns a buffer of n bytes for the next piece, or
 // false if there is none. It waits for room.
 func (s *spool) put(p piece, n int) (buf []byte, more bool) {
+	buf, p.size = p.records, len(p.records)
+	if p.size >= n/2 && s.waiting() >= maxPlain {
+		s.pack(&p)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, false
 	}
-	if len(p.records) == 0 && p.err == nil && len(s.pieces) > 0 {
+	if p.size == 0 && p.err == nil && len(s.pieces) > 0 {
 		return p.records, true // the others are news enough
 	}
-	for len(s.pieces) > 0 && s.size+len(p.records) > s.limit && !s.closed {
+	for len(s.pieces) > 0 && s.size+p.size > s.limit && !s.closed {
 		s.change.Wait()
 	}
-	buf = p.records
-	if len(buf) < n/2 {
+	switch last := len(s.free) - 1; {
+	case p.packed:
+	case p.size < n/2:
 		p.records = bytes.Clone(buf) // a calm stream's pieces take no more than they hold
-	} else if last := len(s.free) - 1; last >= 0 {
+	case last >= 0:
 		buf, s.free = s.free[last], s.free[:last]
-	} else {
+	default:
 		buf = make([]byte, 0, n)
 	}
 	s.pieces = append(s.pieces, p)
-	s.size += len(p.records)
+	s.size += p.size
 	s.change.Broadcast()
 	return buf, p.err == nil
+}
+
+// waiting is how many pieces nobody has asked for yet.
+func (s *spool) waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.pieces)
+}
+
+// pack compresses a piece, to about a fifth: records of one kind have much in
+// common.
+func (s *spool) pack(p *piece) {
+	if s.packed == nil {
+		s.packed = make([]byte, s2.MaxEncodedLen(pieceLen))
+	}
+	p.records, p.packed = bytes.Clone(s2.Encode(s.packed, p.records)), true
 }
 
 // next returns the oldest piece, and waits for one about a tick. used is the
 // piece before, whose records are no longer needed. After a piece with an
 // error there is none.
 func (s *spool) next(used piece) piece {
+	p := s.take(used)
+	if !p.packed {
+		return p
+	}
+	if s.unpacked == nil {
+		s.unpacked = make([]byte, pieceLen)
+	}
+	records, err := s2.Decode(s.unpacked, p.records)
+	if err != nil {
+		p.err = errors.Join(p.err, fmt.Errorf("unpack records: %w", err))
+	}
+	p.records = records
+	return p
+}
+
+func (s *spool) take(used piece) piece {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if cap(used.records) >= pieceLen && len(s.free) < maxFree {
+	if cap(used.records) >= pieceLen && !used.packed && len(s.free) < maxFree {
 		s.free = append(s.free, used.records)
 	}
 	for len(s.pieces) == 0 {
@@ -175,7 +219,7 @@ func (s *spool) next(used piece) piece {
 	}
 	p := s.pieces[0]
 	s.pieces = s.pieces[1:]
-	s.size -= len(p.records)
+	s.size -= p.size
 	s.change.Broadcast()
 	return p
 }
