@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -145,20 +146,23 @@ func TestBacklog(t *testing.T) {
 // moves records must not look into a buffer that is gone.
 func TestClose(t *testing.T) {
 	place := loopback(t, lab.V4)
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- place.Client.Storm(ctx, place.Addr, 1<<30, 2) }()
 	for range 10 {
 		src, err := live.Open(t.Context(), live.Options{Types: allTypes, Buffer: 64 << 20, Cache: kernelTypes})
 		if err != nil {
 			t.Fatalf("%+v", err)
 		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- place.Client.Storm(ctx, place.Addr, 1<<30, 2) }()
+		for ctx.Err() == nil && src.Counts().Produced < 1000 {
+			runtime.Gosched()
+		}
 		if err := src.Close(); err != nil {
 			t.Error(err)
 		}
-	}
-	stop()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Error(err)
+		stop()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	}
 }
