@@ -7,6 +7,7 @@ package live_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -47,6 +48,9 @@ func TestKernelFilters(t *testing.T) {
 		{"all of it", filter.Spec{IPv4: true, LAddr: []netip.Prefix{prefix("127.0.0.0/8")}, LPort: ports(1, 65535),
 			States: []events.State{events.Established, events.SynSent}, UIDs: []uint32{0}}, true},
 	} {
+		if os.Getenv(slow) != "" && tt.name != "nothing" && tt.name != "IPv6" && tt.name != "all of it" {
+			continue // what is left shows that the kernel takes the filter
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			ns := loopback(t, lab.V4).Client
 			spec := tt.spec

@@ -223,7 +223,7 @@ func (s *scene) check(evs []events.Event) []events.Event {
 			s.Errorf("pid %d, comm %q has nothing to do with it: %s", e.PID, e.Comm, line(e))
 		}
 		for _, pid := range e.Sharers {
-			if _, known := s.cast[pid]; !known {
+			if _, known := s.cast[pid]; !known && int(e.PID) != os.Getpid() {
 				s.Errorf("sharer %d has nothing to do with it: %s", pid, line(e))
 			}
 		}
