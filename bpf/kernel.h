@@ -84,10 +84,6 @@ struct bpf_raw_tracepoint_args {
  * directly. A load through it that faults reads 0. */
 extern void *bpf_rdonly_cast(void *obj, u32 btf_id) __ksym __weak;
 
-/* From 6.10 (fc7566ad0a82). */
-extern void bpf_preempt_disable(void) __ksym __weak;
-extern void bpf_preempt_enable(void) __ksym __weak;
-
 #pragma clang attribute push(__attribute__((preserve_access_index)),           \
 			     apply_to = record)
 

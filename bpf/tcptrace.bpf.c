@@ -46,8 +46,6 @@ const volatile bool have_cookie_helper;
 const volatile bool have_task_helper;
 /* And so does bpf_rdonly_cast (from 6.2, a35b9af4ec2c) */
 const volatile bool have_rdonly_cast;
-/* And bpf_preempt_disable (from 6.10, fc7566ad0a82) */
-const volatile bool have_preempt_disable;
 const volatile bool want_resets;
 const volatile bool want_states;
 const volatile u64 conn_seed;	 /* makes conn of a socket without a cookie */
@@ -206,22 +204,6 @@ u32 held_socks;
 
 /* The thread of user space that looks who has what, 0 while none does. */
 u32 looker;
-
-/*
- * Seen from 7.2 on: a program on a tracepoint can be preempted. As long as it
- * is, the kernel skips the same program for every other event on that CPU.
- */
-#define UNPREEMPTED(call)                                                      \
-	({                                                                     \
-		int ret;                                                       \
-                                                                               \
-		if (have_preempt_disable)                                      \
-			bpf_preempt_disable();                                 \
-		ret = call;                                                    \
-		if (have_preempt_disable)                                      \
-			bpf_preempt_enable();                                  \
-		ret;                                                           \
-	})
 
 /* -- records -- */
 
@@ -702,7 +684,8 @@ static __always_inline void audit_retransmit(struct audit *a, u32 segs,
 		__sync_fetch_and_add(&a->syns, 1);
 }
 
-static __always_inline int on_retransmit_skb(u64 *ctx)
+SEC("tp_btf/tcp_retransmit_skb")
+int retransmit_skb(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct sk_buff *skb = (struct sk_buff *)ctx[1];
@@ -814,13 +797,8 @@ static __always_inline int on_retransmit_skb(u64 *ctx)
 	return 0;
 }
 
-SEC("tp_btf/tcp_retransmit_skb")
-int retransmit_skb(u64 *ctx)
-{
-	return UNPREEMPTED(on_retransmit_skb(ctx));
-}
-
-static __always_inline int on_retransmit_synack(u64 *ctx)
+SEC("tp_btf/tcp_retransmit_synack")
+int retransmit_synack(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0]; /* listener, or TFO child */
 	struct request_sock *req = (struct request_sock *)ctx[1];
@@ -940,12 +918,6 @@ static __always_inline int on_retransmit_synack(u64 *ctx)
 	r->pad2 = 0;
 	submit(r);
 	return 0;
-}
-
-SEC("tp_btf/tcp_retransmit_synack")
-int retransmit_synack(u64 *ctx)
-{
-	return UNPREEMPTED(on_retransmit_synack(ctx));
 }
 
 /* -- resets -- */
@@ -1154,7 +1126,8 @@ static __always_inline int reset_sent(bool direct, struct sock *sk,
  * trusted pointers, this tracepoint passes NULL for either, and where they
  * are not marked nullable the verifier folds the test away.
  */
-static __always_inline int on_send_reset(struct bpf_raw_tracepoint_args *ctx)
+SEC("raw_tp/tcp_send_reset")
+int send_reset(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
 	u32 reason = 0, bits = 0;
@@ -1176,12 +1149,6 @@ static __always_inline int on_send_reset(struct bpf_raw_tracepoint_args *ctx)
 				skb, bpf_core_type_id_kernel(struct sk_buff)),
 			reason, bits);
 	return reset_sent(false, sk, sk, skb, reason, bits);
-}
-
-SEC("raw_tp/tcp_send_reset")
-int send_reset(struct bpf_raw_tracepoint_args *ctx)
-{
-	return UNPREEMPTED(on_send_reset(ctx));
 }
 
 static __always_inline bool full_sock(struct sock *sk)
@@ -1416,7 +1383,8 @@ int reset_packet(u64 *ctx)
 	return 0;
 }
 
-static __always_inline int on_receive_reset(u64 *ctx)
+SEC("tp_btf/tcp_receive_reset")
+int receive_reset(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct totals *c = count_produced(RECORD_RESET);
@@ -1463,12 +1431,6 @@ static __always_inline int on_receive_reset(u64 *ctx)
 	write_trigger(r, &p);
 	submit(r);
 	return 0;
-}
-
-SEC("tp_btf/tcp_receive_reset")
-int receive_reset(u64 *ctx)
-{
-	return UNPREEMPTED(on_receive_reset(ctx));
 }
 
 /* -- state changes -- */
@@ -1688,7 +1650,8 @@ static __always_inline int note_mptcp(struct sock *sk, int new)
 	return 0;
 }
 
-static __always_inline int on_set_state(u64 *ctx)
+SEC("tp_btf/inet_sock_set_state")
+int set_state(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	int old = (int)ctx[1], new = (int)ctx[2];
@@ -1776,15 +1739,10 @@ static __always_inline int on_set_state(u64 *ctx)
 	return 0;
 }
 
-SEC("tp_btf/inet_sock_set_state")
-int set_state(u64 *ctx)
-{
-	return UNPREEMPTED(on_set_state(ctx));
-}
-
 /* A socket that lost its connection in a softirq goes when the process that had
  * it closes it; then no state changes any more. */
-static __always_inline int on_destroy_sock(u64 *ctx)
+SEC("tp_btf/tcp_destroy_sock")
+int destroy_sock(u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct closer closer = {};
@@ -1808,12 +1766,6 @@ static __always_inline int on_destroy_sock(u64 *ctx)
 	m->pid = closer.pid;
 	__builtin_memcpy(m->comm, closer.comm, sizeof(m->comm));
 	return 0;
-}
-
-SEC("tp_btf/tcp_destroy_sock")
-int destroy_sock(u64 *ctx)
-{
-	return UNPREEMPTED(on_destroy_sock(ctx));
 }
 
 /* -- who has what -- */

@@ -252,7 +252,6 @@ const (
 	TcptraceVarFirewallHasSk       = "firewall_has_sk"
 	TcptraceVarHandedOver          = "handed_over"
 	TcptraceVarHaveCookieHelper    = "have_cookie_helper"
-	TcptraceVarHavePreemptDisable  = "have_preempt_disable"
 	TcptraceVarHaveRdonlyCast      = "have_rdonly_cast"
 	TcptraceVarHaveTaskHelper      = "have_task_helper"
 	TcptraceVarHeldSocks           = "held_socks"
@@ -358,7 +357,6 @@ type TcptraceVariableSpecs struct {
 	FirewallHasSk       *ebpf.VariableSpec `ebpf:"firewall_has_sk"`
 	HandedOver          *ebpf.VariableSpec `ebpf:"handed_over"`
 	HaveCookieHelper    *ebpf.VariableSpec `ebpf:"have_cookie_helper"`
-	HavePreemptDisable  *ebpf.VariableSpec `ebpf:"have_preempt_disable"`
 	HaveRdonlyCast      *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.VariableSpec `ebpf:"have_task_helper"`
 	HeldSocks           *ebpf.VariableSpec `ebpf:"held_socks"`
@@ -437,7 +435,6 @@ type TcptraceVariables struct {
 	FirewallHasSk       *ebpf.Variable `ebpf:"firewall_has_sk"`
 	HandedOver          *ebpf.Variable `ebpf:"handed_over"`
 	HaveCookieHelper    *ebpf.Variable `ebpf:"have_cookie_helper"`
-	HavePreemptDisable  *ebpf.Variable `ebpf:"have_preempt_disable"`
 	HaveRdonlyCast      *ebpf.Variable `ebpf:"have_rdonly_cast"`
 	HaveTaskHelper      *ebpf.Variable `ebpf:"have_task_helper"`
 	HeldSocks           *ebpf.Variable `ebpf:"held_socks"`

@@ -246,16 +246,15 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 		return err == nil && len(proto.Params) == 4
 	})
 	for name, v := range map[string]any{
-		"filter":               kernelFilter(&o.Kernel),
-		"have_cookie_helper":   haveCookie,
-		"have_task_helper":     haveTask,
-		"have_rdonly_cast":     haveCast,
-		"have_preempt_disable": types.spec.TypeByName("bpf_preempt_disable", &helper) == nil, // from 6.10 on (fc7566ad0a82)
-		"firewall_has_sk":      firewallHasSk,
-		"want_resets":          slices.Contains(o.Types, events.Reset),
-		"want_states":          slices.Contains(o.Types, events.StateChange),
-		"conn_seed":            rand.Uint64(),
-		"wakeup_bytes":         uint32(o.Buffer / 4),
+		"filter":             kernelFilter(&o.Kernel),
+		"have_cookie_helper": haveCookie,
+		"have_task_helper":   haveTask,
+		"have_rdonly_cast":   haveCast,
+		"firewall_has_sk":    firewallHasSk,
+		"want_resets":        slices.Contains(o.Types, events.Reset),
+		"want_states":        slices.Contains(o.Types, events.StateChange),
+		"conn_seed":          rand.Uint64(),
+		"wakeup_bytes":       uint32(o.Buffer / 4),
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
