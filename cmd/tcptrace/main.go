@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/mattn/go-isatty"
 
@@ -32,7 +33,8 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	context.AfterFunc(ctx, stop) // the second signal kills
+	// A later signal kills; one right behind the first is what timeout(1) sends.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 
 	return cli.Run(ctx, cli.Env{
 		Stdout:     os.Stdout,
