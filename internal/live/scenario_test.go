@@ -331,7 +331,8 @@ func unowned(facts *lab.Facts, e *events.Event) bool {
 	return slices.ContainsFunc(facts.Conns, func(c lab.Conn) bool {
 		// Seen on 6.1: a kernel thread closes MPTCP's accepted TCP sockets,
 		// which no longer have the inode of what the process has.
-		if c.Repeats && e.HolderInode == 0 && at(e, c.Server.Addr, c.Client.Addr) {
+		closing := e.NewState == events.CloseWait || e.NewState == events.LastAck || e.NewState == events.Close
+		if c.Repeats && closing && e.HolderInode == 0 && at(e, c.Server.Addr, c.Client.Addr) {
 			return true
 		}
 		accepted := c.Server.Cookie != 0 || c.Repeats
