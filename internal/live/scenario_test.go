@@ -462,8 +462,9 @@ func identity(t *verdict, delta map[string]uint64, evs []events.Event, blind []l
 			missed++
 		}
 	}
-	if got, want := segs+delta["TCPRetransFail"], delta["RetransSegs"]; got != want && missed == 0 {
-		t.Errorf("%d segments traced or failed, RetransSegs says %d", got, want)
+	// What was hidden may be a bunch of up to 64 KiB.
+	if got, want := segs+delta["TCPRetransFail"], delta["RetransSegs"]; want < got+missed || want > got+missed<<16 {
+		t.Errorf("%d segments traced or failed, %d retransmissions hidden from BPF, RetransSegs says %d", got, missed, want)
 	}
 	if want := delta["OutRsts"]; sent != want {
 		t.Errorf("%d resets sent, OutRsts says %d", sent, want)
@@ -516,27 +517,50 @@ type trouble = func(context.Context, lab.Place) (*lab.Facts, error)
 // is whole.
 func play(t *testing.T, place lab.Place, run trouble) []events.Event {
 	t.Helper()
-	return whole(t, func() ([]events.Event, bool) { return playOnce(t, place, run) })
+	return whole(t, allSeen, func() ([]events.Event, seen) { return playOnce(t, place, run) })
 }
 
-// whole returns what the first try gives from which nothing was hidden. Of a
-// thousand events one or two often are, where the machine hides any.
-func whole[T any](t *testing.T, try func() (T, bool)) T {
+// seen tells how much of what a try did can be held against it.
+type seen int
+
+const (
+	otherDone seen = iota // more was done than asked, or programs were skipped
+	someSeen              // as asked, and right but for what the machine hid
+	allSeen               // as asked, and right
+)
+
+func unless(hidden bool) seen {
+	if hidden {
+		return someSeen
+	}
+	return allSeen
+}
+
+// whole returns what the first try gives of which enough was seen. Of a thousand
+// events one or two are hidden, where the machine hides any, and more while
+// process 1 is busy.
+func whole[T any](t *testing.T, enough seen, try func() (T, seen)) T {
 	t.Helper()
+	best := otherDone
 	for range 12 {
-		got, hidden := try()
+		got, s := try()
 		if t.Failed() {
 			t.FailNow()
 		}
-		if !hidden {
+		if s >= enough {
 			return got
 		}
+		best = max(best, s)
+		labtest.AwaitQuiet(t)
 	}
-	t.Fatal("this machine hides events from BPF, or does more than was asked of it, again and again")
+	if best == someSeen {
+		t.Skip("this machine hid events from BPF each time; what it showed was right")
+	}
+	t.Fatal("this machine does more than was asked of it, or skips programs, again and again")
 	panic("unreachable")
 }
 
-func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hidden bool) {
+func playOnce(t *testing.T, place lab.Place, run trouble) ([]events.Event, seen) {
 	t.Helper()
 	inums := []uint32{place.Client.Inum()}
 	if place.Server != place.Client {
@@ -553,7 +577,7 @@ func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hid
 	emulated := os.Getenv(slow) != ""
 	if err != nil && emulated {
 		t.Logf("%v: again", err)
-		return nil, true
+		return nil, otherDone
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -579,11 +603,15 @@ func playOnce(t *testing.T, place lab.Place, run trouble) (_ []events.Event, hid
 	if skipped > 0 || emulated && len(v.wrong) == 0 {
 		report = t.Logf
 	}
-	failed := len(v.wrong)+len(v.other) > 0
-	if failed {
+	switch {
+	case len(v.wrong)+len(v.other) > 0:
 		report("%d runs of programs skipped\n%s\nstream:\n%s", skipped, strings.Join(append(v.wrong, v.other...), "\n"), dump(evs))
+		return evs, otherDone
+	case len(blind) > 0:
+		t.Logf("%d events hidden from BPF", len(blind))
+		return evs, someSeen
 	}
-	return evs, failed || len(blind) > 0
+	return evs, allSeen
 }
 
 func loopback(t *testing.T, family lab.Family) lab.Place {
@@ -624,7 +652,7 @@ func hasMPTCP() bool {
 func TestMerged(t *testing.T) {
 	i := slices.IndexFunc(lab.Scenarios(), func(s lab.Scenario) bool { return s.Name == "data-after-shutdown" })
 	place := loopback(t, lab.V4)
-	whole(t, func() (struct{}, bool) {
+	whole(t, allSeen, func() (struct{}, seen) {
 		tr := start(t, allTypes, place.Client.Inum())
 		facts, err := lab.Scenarios()[i].Run(t.Context(), place)
 		if err != nil {
@@ -644,7 +672,7 @@ func TestMerged(t *testing.T) {
 		if got := tr.src.Counts().Merged; len(blind) == 0 && (want == 0 || got != uint64(want)) {
 			t.Errorf("%d merged, want %d:\n%s", got, want, dump(evs))
 		}
-		return struct{}{}, len(blind) > 0
+		return struct{}{}, unless(len(blind) > 0)
 	})
 }
 

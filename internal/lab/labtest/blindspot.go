@@ -5,14 +5,18 @@
 package labtest
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
+	"time"
 )
 
 // A BlindSpot counts the events that no BPF program on this machine was shown: some kernels run none while the current
@@ -88,6 +92,53 @@ func (b *BlindSpot) look() error {
 		}
 	}
 	return nil
+}
+
+// AwaitQuiet waits, where there is a blind spot, for process 1 to do nothing for half a second: then it is interrupted by
+// nothing either. It gives up after five seconds, since others may keep that process busy.
+func AwaitQuiet(t testing.TB) {
+	t.Helper()
+	if os.Getenv(NoBlindSpot) != "" {
+		return
+	}
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	last := uint64(0)
+	for range 10 {
+		used, err := processorTime(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used == last {
+			return
+		}
+		last = used
+		<-tick.C
+	}
+	t.Log("process 1 is busy")
+}
+
+// processorTime is what all threads of a process have used so far, in clock ticks.
+func processorTime(pid int) (uint64, error) {
+	name := fmt.Sprintf("/proc/%d/stat", pid)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return 0, err
+	}
+	// The process's name, in parentheses, may have any byte; utime and stime are the 12th and 13th field behind it.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 13 {
+		return 0, fmt.Errorf("%s: %q", name, b)
+	}
+	var sum uint64
+	for _, s := range f[11:13] {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", name, err)
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 // Absent says that nothing is recorded: the counts are zero.

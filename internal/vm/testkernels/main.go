@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	write := fs.Bool("write", false, "write what was shown to that file, and the table made of it to -readme")
 	table := fs.Bool("table", false, "run nothing: write the table of that file to -readme")
 	readme := fs.String("readme", "README.md", "the `file` with the table")
-	fs.IntVar(&o.Machines, "machines", 2, "how many VMs run at a time")
+	fs.IntVar(&o.Machines, "machines", 3, "how many VMs run at a time")
 	fs.IntVar(&o.CPUs, "smp", 1, "processors of each VM")
 	fs.IntVar(&o.MemoryMB, "memory", 1024, "memory of each VM, in `MiB`")
 	fs.IntVar(&o.Parallel, "parallel", 6, "tests at a time in each VM")
@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	o.Packages = strings.Fields(*packages)
 	results, err := vm.NewRunner(o).Run(ctx, chosen, func(r *vm.Result) {
 		for _, f := range r.Failures {
-			fmt.Printf("\n--- %s: %s\n%s\n", r.Kernel.Name, f.Title, strings.TrimSuffix(f.Output, "\n"))
+			fmt.Printf("\n--- %s: %s\n%s\n", r.Kernel.Name, f.Title, brief(f.Output))
 		}
 		fmt.Println(r)
 	})
@@ -122,4 +122,22 @@ func run(ctx context.Context, args []string) (int, error) {
 		}
 	}
 	return code, nil
+}
+
+// brief is as much of a failure as a reader of all results wants: -out has it in full.
+func brief(output string) string {
+	const lines, columns = 25, 300
+	var b strings.Builder
+	all := strings.Split(strings.TrimSuffix(output, "\n"), "\n")
+	for i, line := range all {
+		if i == lines {
+			fmt.Fprintf(&b, "... and %d lines", len(all)-lines)
+			break
+		}
+		if len(line) > columns {
+			line = line[:columns] + "..."
+		}
+		fmt.Fprintln(&b, line)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
