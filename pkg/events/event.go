@@ -193,3 +193,15 @@ type KindCount struct {
 	Name  string
 	Count uint64
 }
+
+// Settings are a network namespace's sysctls at a moment.
+type Settings struct {
+	NetNS  uint32 // inode number
+	Time   int64  // wall clock, ns since the Unix epoch
+	Boot   uint64 // CLOCK_BOOTTIME, ns
+	Values []Setting
+}
+
+// Setting is a sysctl below net.ipv4, such as tcp_retries2, with its value as
+// sysctl(8) prints it.
+type Setting struct{ Name, Value string }
