@@ -80,6 +80,7 @@ type run struct {
 	ctx      context.Context
 	src      *source
 	openErr  error
+	stdin    io.Reader
 	stdout   io.Writer // instead of out
 	terminal bool
 	env      map[string]string
@@ -105,7 +106,8 @@ func (r *run) run(args ...string) int {
 	return Run(r.ctx, Env{
 		Stdout:     r.stdout,
 		Stderr:     &r.err,
-		IsTerminal: func(io.Writer) bool { return r.terminal },
+		IsTerminal: func(any) bool { return r.terminal },
+		Stdin:      r.stdin,
 		Getenv:     func(name string) string { return r.env[name] },
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
@@ -615,7 +617,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"completion", "tcsh"}, "completion needs one of bash, zsh, fish, powershell", ""},
 		{[]string{"version", "x"}, `unexpected argument "x": tcptrace version takes flags only`, ""},
 		{[]string{"version", "-o", "xml"}, "--output xml: it is one of text, json", ""},
-		{[]string{"man", "version"}, "there is a page for each of tcptrace, demo, events, resets, retrans, states", ""},
+		{[]string{"man", "version"}, "there is a page for each of tcptrace, demo, events, record, replay, resets, retrans, states", ""},
 		{[]string{"man", "retrans", "--dir", "x"}, `--dir writes all pages: leave out "retrans"`, ""},
 	}
 	for _, tt := range tests {
