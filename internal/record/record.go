@@ -358,7 +358,7 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 	r.changed.Broadcast()
 	r.before, r.began = soFar, now
 	r.files++
-	addAudit(&r.audit, &own)
+	r.addAudit(&own)
 	clear(r.nets)
 	r.last, r.unseen = 0, false
 	return r.err
@@ -373,7 +373,7 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 		own.Elapsed = r.o.now().Sub(r.began)
 		own.Audit, own.Checked = sum.Audit, sum.Checked
 	}
-	addAudit(&r.audit, &own)
+	r.addAudit(&own)
 	r.mu.Lock()
 	if r.err == nil {
 		r.fail(r.w.Finish(&own))
@@ -438,6 +438,11 @@ func (r *Recorder) Written() (bytes int64, files int) {
 // SumAudits makes the audit of s, the summary given to Finish, that of all
 // files.
 func (r *Recorder) SumAudits(s *events.Summary) { s.Audit, s.Checked = r.audit.Audit, r.audit.Checked }
+
+func (r *Recorder) addAudit(s *events.Summary) {
+	r.audit.Audit = events.AddAudits(r.audit.Audit, s.Audit)
+	r.audit.Checked = max(r.audit.Checked, s.Checked)
+}
 
 // run writes what the pieces got.
 func (r *Recorder) run() {

@@ -370,7 +370,7 @@ func (s *Source) close(in *input) {
 // account adds what an input says of itself, or else what is known.
 func (s *Source) account(in *input, sum *events.Summary) {
 	if sum != nil && s.o.Since.IsZero() && s.o.Until.IsZero() {
-		addSummary(&s.sum, sum)
+		s.sum.Add(sum)
 		return
 	}
 	s.sum.Lost += in.lost
