@@ -26,6 +26,7 @@ type streamFlags struct {
 	netns  []string
 	failed bool // of state changes, only those that ended a connection with an error
 
+	printed    bool // not recorded alone
 	asRecorded bool // the events of a recording decide on a table's columns
 
 	output   string

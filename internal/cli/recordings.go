@@ -41,7 +41,7 @@ func (a *app) openRecorder(f *streamFlags) (*record.Recorder, error) {
 		}
 	}
 	return record.Open(f.write, record.Options{
-		Stdout: a.out, Force: f.force, Flush: f.flush,
+		Stdout: a.out, Force: f.force, Flush: f.flush, File: f.printed,
 		Folder: f.maxSize > 0 || f.maxAge > 0, MaxSize: f.maxSize, MaxAge: f.maxAge,
 		Warn: func(text string) { a.say("warning: %s", text) },
 	})
@@ -116,7 +116,7 @@ func (a *app) copied(cmd *cobra.Command, f *streamFlags, src *record.Source) rec
 
 // replayBanner says what is read.
 func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) string {
-	what := f.read[0]
+	what := printable(f.read[0])
 	if what == "-" {
 		what = "standard input"
 	}
@@ -141,7 +141,7 @@ func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) stri
 		text += " with " + printable(info.Filters)
 	}
 	if f.write != "" {
-		text += ", recorded in " + f.write
+		text += ", recorded in " + printable(f.write)
 	}
 	return text
 }

@@ -166,6 +166,7 @@ func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) er
 	if err := f.together(cmd); err != nil {
 		return err
 	}
+	f.printed = !s.records
 	f.failed = s.records && f.chosen == nil
 	f.asRecorded = s.replays && f.chosen == nil
 	if f.chosen != nil {
@@ -354,11 +355,11 @@ func (a *app) conclude(f *streamFlags, sum *events.Summary, rec *record.Recorder
 	}
 	switch bytes, files := rec.Written(); {
 	case rec.Folder():
-		a.say("recorded %d bytes in %s in %s", bytes, plural(files, "file"), f.write)
+		a.say("recorded %d bytes in %s in %s", bytes, plural(files, "file"), printable(f.write))
 	case f.write == "-":
 		a.say("recorded %d bytes", bytes)
 	default:
-		a.say("recorded %d bytes in %s", bytes, f.write)
+		a.say("recorded %d bytes in %s", bytes, printable(f.write))
 	}
 }
 
@@ -491,7 +492,7 @@ func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
 	case "-":
 		text += ", recorded on standard output"
 	default:
-		text += ", recorded in " + f.write
+		text += ", recorded in " + printable(f.write)
 	}
 	return text + "; stops " + strings.Join(append(ends, "with Ctrl-C"), " or ")
 }

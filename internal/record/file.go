@@ -32,6 +32,8 @@ func create(path string, force bool) (f *os.File, fresh bool, err error) {
 	switch {
 	case fi.Mode()&fs.ModeSymlink != 0:
 		return nil, false, fmt.Errorf("%s is a symbolic link: give the file itself", path)
+	case fi.IsDir():
+		return nil, false, fmt.Errorf("%s is a folder: give a file", path)
 	case !fi.Mode().IsRegular():
 		return nil, false, fmt.Errorf("%s is not a regular file: give another name, or - for standard output", path)
 	case !force:

@@ -24,6 +24,7 @@ type Options struct {
 	Force  bool          // replace a file
 	Flush  time.Duration // events are on disk at most so long after they came; 0: DefaultFlush
 
+	File    bool          // the path is no folder
 	Folder  bool          // the path is a folder even if it is not there yet
 	MaxSize int64         // of all recordings in a folder, bytes; 0: DefaultMaxSize
 	MaxAge  time.Duration // of recordings in a folder; 0: any
@@ -155,7 +156,7 @@ func Open(path string, o Options) (*Recorder, error) {
 		r.pieces = []*piece{{out: o.Stdout}}
 		return r, nil
 	}
-	if fi, err := os.Stat(path); o.Folder || err == nil && fi.IsDir() {
+	if fi, err := os.Stat(path); o.Folder || err == nil && fi.IsDir() && !o.File {
 		r.folder, err = openFolder(path, &r.o)
 		return r, err
 	}
