@@ -465,7 +465,7 @@ func TestRotateBySize(t *testing.T) {
 	}
 	r.SumAudits(&sum)
 	_, rotated := r.Written()
-	if rotated < 8 || audits != rotated-1 || sum.Audit[0].Kernel != uint64(rotated) {
+	if rotated < 5 || audits != rotated-1 || sum.Audit[0].Kernel != uint64(rotated) {
 		t.Errorf("%d files, %d audits, %+v", rotated, audits, sum.Audit)
 	}
 	_, files := folderSize(t, dir)
