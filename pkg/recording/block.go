@@ -320,7 +320,7 @@ func (t *tableWriter) add(columns []*column, row unsafe.Pointer, texts *texts, s
 }
 
 func (t *tableWriter) put(c *column, row unsafe.Pointer, texts *texts, state []uint64) {
-	s := &t.streams[c.id]
+	s := &t.streams[c.id&63]
 	var v uint64
 	switch {
 	case c.at.class < text:
