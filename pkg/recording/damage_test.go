@@ -129,9 +129,9 @@ func TestZeroTail(t *testing.T) {
 func TestFlip(t *testing.T) {
 	b, list, ends := small(t)
 	for i := range b {
-		for bit := range 8 {
+		for _, bits := range []byte{1 << (i % 8), 0x80 >> (i % 7), 0xff} {
 			c := bytes.Clone(b)
-			c[i] ^= 1 << bit
+			c[i] ^= bits
 			checkDamaged(t, c, list, ends, 1)
 		}
 	}
