@@ -3,9 +3,12 @@
 package live
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/tcptrace/tcptrace/bpf"
@@ -51,6 +54,20 @@ func Detach(src Source) error {
 		}
 	}
 	return nil
+}
+
+// FreeCounts is how many more namespaces the kernel side can count.
+func FreeCounts(t *testing.T, src Source) int {
+	t.Helper()
+	m := src.(*source).coll.Maps["net_slots"]
+	n := int(m.MaxEntries())
+	keys, values := make([]uint32, n), make([]uint64, n)
+	var cursor ebpf.MapBatchCursor
+	used, err := m.BatchLookup(&cursor, keys, values, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Fatal(err)
+	}
+	return n - used
 }
 
 // CountReset counts a reset that was none in a namespace that has counts.

@@ -76,7 +76,7 @@ func TestAuditJudge(t *testing.T) {
 		{"gone", resets, calm(1, 100), gone, []events.Audit{not(outRsts, 3, noteGone)}, 0},
 		{"new and gone", resets, none(), gone, []events.Audit{not(outRsts, 4, noteGone)}, 0},
 		{"unreadable", resets, calm(0, 0), unreadable, []events.Audit{not(outRsts, 1, noteUnreadable)}, 0},
-		{"unreadable at first", resets, unreadable, calm(1, 5), []events.Audit{not(outRsts, 1, noteBegin)}, 0},
+		{"unreadable at first", resets, unreadable, calm(1, 5), []events.Audit{not(outRsts, 0, noteBegin)}, 0},
 		{"fell", resets, calm(0, 9), calm(0, 8), []events.Audit{not(outRsts, 0, noteFell)}, 0},
 		{"no room", resets, at(counts{}, counts{}, sent(3)), full, []events.Audit{
 			not(outRsts, 0, noteNoRoom), {Counter: outRsts, Traced: 9, Verdict: events.Unchecked, Note: noteNoRoom}}, 0},
