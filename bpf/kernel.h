@@ -96,7 +96,7 @@ struct local_ports {
 };
 
 struct local_ports___two {
-	int range[2];
+	int range[2]; /* before */
 };
 
 struct netns_ipv4 {

@@ -1849,6 +1849,7 @@ int settings(u64 *ctx)
 	struct bpf_iter_meta *meta = (struct bpf_iter_meta *)ctx[0];
 	struct task_struct *task = (struct task_struct *)ctx[1];
 	struct netns_settings s = {};
+	struct local_ports___two *two;
 	struct netns_ipv4 *ipv4;
 	struct nsproxy *ns;
 	struct net *net;
@@ -1870,16 +1871,15 @@ int settings(u64 *ctx)
 	s.netns = net->ns.inum;
 	s.somaxconn = net->core.sysctl_somaxconn;
 	ipv4 = &net->ipv4;
-	if (bpf_core_field_size(ipv4->ip_local_ports.range) == sizeof(u32)) {
+	two = (struct local_ports___two *)&ipv4->ip_local_ports;
+	if (bpf_core_field_exists(two->range)) {
+		s.first_port = two->range[0];
+		s.last_port = two->range[1];
+	} else {
 		u32 range = ipv4->ip_local_ports.range;
 
 		s.first_port = range & 0xffff;
 		s.last_port = range >> 16;
-	} else {
-		struct local_ports___two *two = (void *)&ipv4->ip_local_ports;
-
-		s.first_port = two->range[0];
-		s.last_port = two->range[1];
 	}
 #define SETTING(name)                                                          \
 	s.ipv4[SETTING_##name] = -1;                                           \

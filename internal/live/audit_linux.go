@@ -76,6 +76,7 @@ const (
 type reading struct {
 	before, after map[uint64]counts // ours, read before the kernel's and after
 	kernel        map[uint64]counters
+	alive         map[uint64]bool // all namespaces with a thread, wanted or not
 }
 
 // counts are ours in one namespace.
@@ -132,14 +133,16 @@ func (a *auditor) forget(last *reading) error {
 		return true
 	})
 	for key, c := range last.after {
-		_, there := last.kernel[key]
-		_, was := a.first.kernel[key]
 		old, known := a.first.before[key]
-		if key == noRoom || there || was || !known || old != c {
+		if key == noRoom || last.alive[key] || a.first.alive[key] || !known || old != c {
 			continue
 		}
 		var slot uint32
-		if err := errors.Join(a.nets.Lookup(key, &slot), a.nets.Delete(key)); err != nil {
+		if err := a.nets.Lookup(key, &slot); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := a.nets.Delete(key); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -155,13 +158,13 @@ func (a *auditor) forget(last *reading) error {
 
 // read makes a reading. What takes longer than limit is not in it.
 func (a *auditor) read(limit time.Duration) (*reading, error) {
-	r := new(reading)
+	r := &reading{alive: map[uint64]bool{}}
 	var err error
 	if r.before, err = a.readOurs(); err != nil {
 		return nil, err
 	}
 	settle()
-	if r.kernel, err = a.readKernels(r.before, time.Now().Add(limit)); err != nil {
+	if r.kernel, err = a.readKernels(r, time.Now().Add(limit)); err != nil {
 		return nil, err
 	}
 	settle()
@@ -208,7 +211,7 @@ const maxRounds = 4
 
 // readKernels reads the counters of all namespaces that are wanted and have a
 // thread, until the deadline. Those come first that have counts of ours.
-func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[uint64]counters, error) {
+func (a *auditor) readKernels(r *reading, deadline time.Time) (map[uint64]counters, error) {
 	done := map[uint64]counters{}
 	if a.iter == nil {
 		if a.wants(a.own) {
@@ -222,7 +225,7 @@ func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[u
 	}
 	unsure := map[uint64]read{} // until that thread is seen there again
 	urgent := func(d dweller) int {
-		if _, ok := ours[d.net]; ok || d.netns == a.own {
+		if _, ok := r.before[d.net]; ok || d.netns == a.own {
 			return 0
 		}
 		return 1
@@ -233,6 +236,7 @@ func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[u
 		next := map[uint64]dweller{}
 		err := eachRecord(a.iter, new(bufio.Reader), dwellerLen, func(b []byte) bool {
 			d := dwellerOf(b)
+			r.alive[d.net] = true
 			if _, ok := next[d.net]; !ok && a.wants(d.netns) {
 				next[d.net] = d
 			}

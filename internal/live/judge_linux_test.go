@@ -166,14 +166,14 @@ func TestReadKernels(t *testing.T) {
 		return c, n
 	}
 	const never = 10 * time.Minute
-	all, err := a.readKernels(nil, time.Now().Add(never))
+	all, err := a.readKernels(&reading{alive: map[uint64]bool{}}, time.Now().Add(never))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c, n := find(all); n != 1 || c.note != "" {
 		t.Errorf("the own namespace %d times: %+v", n, c)
 	}
-	late, err := a.readKernels(nil, time.Unix(1, 0))
+	late, err := a.readKernels(&reading{alive: map[uint64]bool{}}, time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestReadKernels(t *testing.T) {
 		t.Errorf("past the deadline, the own namespace %d times: %+v", n, c)
 	}
 	a.iter = nil
-	own, err := a.readKernels(nil, time.Now().Add(never))
+	own, err := a.readKernels(&reading{alive: map[uint64]bool{}}, time.Now().Add(never))
 	if c := own[ownKey]; err != nil || len(own) != 1 || c.netns != a.own || c.note != "" {
 		t.Errorf("%v: %+v", err, own)
 	}
