@@ -5,4 +5,4 @@
 // makes it anew.
 package bpf
 
-//go:generate go tool bpf2go -target bpfel -go-package bpf -type retransmit -type reset -type state_change -type holder -type dweller -type audit -type closer -type cgroup_names Tcptrace tcptrace.bpf.c -- -Wall -Werror -mcpu=v3
+//go:generate go tool bpf2go -target bpfel -go-package bpf -type retransmit -type reset -type state_change -type holder -type dweller -type netns_settings -type audit -type totals -type closer -type cgroup_names Tcptrace tcptrace.bpf.c -- -Wall -Werror -mcpu=v3

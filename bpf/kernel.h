@@ -91,22 +91,52 @@ struct ns_common {
 	unsigned int inum;
 };
 
+struct local_ports {
+	u32 range; /* 6.12 and newer: the last in the upper half */
+};
+
+struct local_ports___two {
+	int range[2]; /* before */
+};
+
 struct netns_ipv4 {
+	struct local_ports ip_local_ports;
 	u8 sysctl_tcp_syn_retries;
 	u8 sysctl_tcp_synack_retries;
 	u8 sysctl_tcp_syn_linear_timeouts; /* from 6.5, ccce324dabfe */
+	u8 sysctl_tcp_retries1;
 	u8 sysctl_tcp_retries2;
 	u8 sysctl_tcp_orphan_retries;
 	u8 sysctl_tcp_thin_linear_timeouts;
+	u8 sysctl_tcp_keepalive_probes;
+	u8 sysctl_tcp_tw_reuse;
+	u8 sysctl_tcp_timestamps;
+	u8 sysctl_tcp_rfc1337;
+	u8 sysctl_tcp_sack;
+	u8 sysctl_tcp_syncookies;
+	u8 sysctl_tcp_abort_on_overflow;
+	u8 sysctl_tcp_early_retrans;
+	u8 sysctl_tcp_recovery;
+	u8 sysctl_tcp_mtu_probing;
+	int sysctl_tcp_fastopen;
+	int sysctl_max_syn_backlog;
+	u32 sysctl_tcp_tw_reuse_delay; /* not in 6.12 */
+	int sysctl_tcp_rto_min_us;     /* not in 6.1 */
+	int sysctl_tcp_rto_max_ms;     /* not in 6.12 */
 	int sysctl_tcp_fin_timeout;
 	int sysctl_tcp_keepalive_time;
 	int sysctl_tcp_keepalive_intvl;
+};
+
+struct netns_core {
+	int sysctl_somaxconn;
 };
 
 struct net {
 	struct ns_common ns;
 	u32 hash_mix;	/* a random number */
 	u64 net_cookie; /* from 5.12, 3d368ab87cf6 */
+	struct netns_core core;
 	struct netns_ipv4 ipv4;
 };
 
@@ -205,6 +235,7 @@ struct seq_file {
 
 struct bpf_iter_meta {
 	struct seq_file *seq;
+	u64 seq_num; /* 0 of the first that the iterator shows */
 };
 
 struct socket_alloc {

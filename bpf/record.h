@@ -148,3 +148,47 @@ struct dweller {
 	u32 netns;
 	u32 tid;
 };
+
+/* The settings of TCP that settings() shows, as fields of struct net
+ * behind "sysctl_". internal/live has their names and units in this order. */
+#define IPV4_SETTINGS(X)                                                       \
+	X(tcp_syn_retries)                                                     \
+	X(tcp_synack_retries)                                                  \
+	X(tcp_syn_linear_timeouts)                                             \
+	X(tcp_retries1)                                                        \
+	X(tcp_retries2)                                                        \
+	X(tcp_orphan_retries)                                                  \
+	X(tcp_thin_linear_timeouts)                                            \
+	X(tcp_keepalive_probes)                                                \
+	X(tcp_keepalive_time)                                                  \
+	X(tcp_keepalive_intvl)                                                 \
+	X(tcp_fin_timeout)                                                     \
+	X(tcp_tw_reuse)                                                        \
+	X(tcp_tw_reuse_delay)                                                  \
+	X(tcp_timestamps)                                                      \
+	X(tcp_rfc1337)                                                         \
+	X(tcp_sack)                                                            \
+	X(tcp_syncookies)                                                      \
+	X(tcp_abort_on_overflow)                                               \
+	X(tcp_early_retrans)                                                   \
+	X(tcp_recovery)                                                        \
+	X(tcp_mtu_probing)                                                     \
+	X(tcp_fastopen)                                                        \
+	X(tcp_rto_min_us)                                                      \
+	X(tcp_rto_max_ms)                                                      \
+	X(max_syn_backlog)
+
+#define NUMBER(name) SETTING_##name,
+enum setting { IPV4_SETTINGS(NUMBER) SETTINGS };
+#undef NUMBER
+
+/* A network namespace and its settings; -1 of those that the kernel lacks. */
+struct netns_settings {
+	u64 net; /* the key of audits */
+	u32 netns;
+	s32 somaxconn;
+	s32 first_port; /* ip_local_port_range */
+	s32 last_port;
+	s32 ipv4[SETTINGS]; /* by enum setting */
+	s32 pad;
+};

@@ -114,9 +114,10 @@ struct {
 	__type(value, struct audit);
 } audits SEC(".maps");
 
-u32 nets_total; /* about how many numbers of audits are given away */
+u32 nets_last; /* about the last number of audits that was given away */
 
-/* The numbers that are, so that no two namespaces get one. */
+/* The numbers that are, so that no two namespaces get one. User space takes
+ * back those of namespaces that are gone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_NETS);
@@ -244,18 +245,18 @@ static __noinline u32 find_audit(u64 key)
 	if (slot)
 		return *slot;
 	/* An atomic addition that tells the sum came with 5.12. */
-	fresh = *(volatile u32 *)&nets_total;
-	for (int i = 0; i < 16; i++) { /* others may be here, too */
+	fresh = *(volatile u32 *)&nets_last;
+	for (int i = 0; i < 64; i++) { /* others may be here, too */
 		if (++fresh >= MAX_NETS)
-			return 0;
+			fresh = 1;
 		taken = bpf_map_update_elem(&net_slots, &fresh, &key,
 					    BPF_NOEXIST);
 		if (!taken)
 			break;
 	}
+	*(volatile u32 *)&nets_last = fresh; /* the next one tries others */
 	if (taken)
 		return 0;
-	*(volatile u32 *)&nets_total = fresh;
 	/* Another CPU may have been faster. */
 	bpf_map_update_elem(&nets, &key, &fresh, BPF_NOEXIST);
 	slot = bpf_map_lookup_elem(&nets, &key);
@@ -1836,6 +1837,60 @@ int dwellers(u64 *ctx)
 	return 0;
 }
 
+/* The namespace that settings() showed last. */
+u64 settings_of;
+
+/* The settings of every network namespace that a thread is in, some more than
+ * once: each thread would show those of its own, but for what the one before
+ * has shown. */
+SEC("iter/task")
+int settings(u64 *ctx)
+{
+	struct bpf_iter_meta *meta = (struct bpf_iter_meta *)ctx[0];
+	struct task_struct *task = (struct task_struct *)ctx[1];
+	struct netns_settings s = {};
+	struct local_ports___two *two;
+	struct netns_ipv4 *ipv4;
+	struct nsproxy *ns;
+	struct net *net;
+	u64 key;
+
+	if (!meta->seq_num)
+		settings_of = 0;
+	if (!task)
+		return 0;
+	ns = task->nsproxy;
+	if (!ns)
+		return 0;
+	net = ns->net_ns;
+	key = net_key(true, net);
+	if (key == settings_of)
+		return 0;
+	settings_of = key;
+	s.net = key;
+	s.netns = net->ns.inum;
+	s.somaxconn = net->core.sysctl_somaxconn;
+	ipv4 = &net->ipv4;
+	two = (struct local_ports___two *)&ipv4->ip_local_ports;
+	if (bpf_core_field_exists(two->range)) {
+		s.first_port = two->range[0];
+		s.last_port = two->range[1];
+	} else {
+		u32 range = ipv4->ip_local_ports.range;
+
+		s.first_port = range & 0xffff;
+		s.last_port = range >> 16;
+	}
+#define SETTING(name)                                                          \
+	s.ipv4[SETTING_##name] = -1;                                           \
+	if (bpf_core_field_exists(ipv4->sysctl_##name))                        \
+		s.ipv4[SETTING_##name] = FIELD(ipv4, sysctl_##name);
+	IPV4_SETTINGS(SETTING)
+#undef SETTING
+	bpf_seq_write(meta->seq, &s, sizeof(s));
+	return 0;
+}
+
 /* -- questions before the start -- */
 
 /* Three settings in jiffies, whose /proc files give them in seconds: their
@@ -1864,3 +1919,4 @@ const struct reset *unused_reset __attribute__((unused));
 const struct state_change *unused_state_change __attribute__((unused));
 const struct holder *unused_holder __attribute__((unused));
 const struct dweller *unused_dweller __attribute__((unused));
+const struct netns_settings *unused_settings __attribute__((unused));

@@ -91,6 +91,17 @@ type TcptraceMemory struct {
 	Unborn    uint64
 }
 
+type TcptraceNetnsSettings struct {
+	_         structs.HostLayout
+	Net       uint64
+	Netns     uint32
+	Somaxconn int32
+	FirstPort int32
+	LastPort  int32
+	Ipv4      [25]int32
+	Pad       int32
+}
+
 type TcptraceReset struct {
 	_ structs.HostLayout
 	H struct {
@@ -246,6 +257,7 @@ const (
 	TcptraceProgSendResetV4        = "send_reset_v4"
 	TcptraceProgSendResetV6        = "send_reset_v6"
 	TcptraceProgSetState           = "set_state"
+	TcptraceProgSettings           = "settings"
 	TcptraceVarClosersTotal        = "closers_total"
 	TcptraceVarConnSeed            = "conn_seed"
 	TcptraceVarFilter              = "filter"
@@ -258,15 +270,17 @@ const (
 	TcptraceVarLives               = "lives"
 	TcptraceVarLooker              = "looker"
 	TcptraceVarLostTotal           = "lost_total"
-	TcptraceVarNetsTotal           = "nets_total"
+	TcptraceVarNetsLast            = "nets_last"
 	TcptraceVarProbeFinTimeout     = "probe_fin_timeout"
 	TcptraceVarProbeKeepaliveIntvl = "probe_keepalive_intvl"
 	TcptraceVarProbeKeepaliveTime  = "probe_keepalive_time"
 	TcptraceVarReaderWaits         = "reader_waits"
+	TcptraceVarSettingsOf          = "settings_of"
 	TcptraceVarUnusedDweller       = "unused_dweller"
 	TcptraceVarUnusedHolder        = "unused_holder"
 	TcptraceVarUnusedReset         = "unused_reset"
 	TcptraceVarUnusedRetransmit    = "unused_retransmit"
+	TcptraceVarUnusedSettings      = "unused_settings"
 	TcptraceVarUnusedStateChange   = "unused_state_change"
 	TcptraceVarWakeupBytes         = "wakeup_bytes"
 	TcptraceVarWantResets          = "want_resets"
@@ -329,6 +343,7 @@ type TcptraceProgramSpecs struct {
 	SendResetV4      *ebpf.ProgramSpec `ebpf:"send_reset_v4"`
 	SendResetV6      *ebpf.ProgramSpec `ebpf:"send_reset_v6"`
 	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
+	Settings         *ebpf.ProgramSpec `ebpf:"settings"`
 }
 
 // TcptraceMapSpecs contains maps before they are loaded into the kernel.
@@ -363,15 +378,17 @@ type TcptraceVariableSpecs struct {
 	Lives               *ebpf.VariableSpec `ebpf:"lives"`
 	Looker              *ebpf.VariableSpec `ebpf:"looker"`
 	LostTotal           *ebpf.VariableSpec `ebpf:"lost_total"`
-	NetsTotal           *ebpf.VariableSpec `ebpf:"nets_total"`
+	NetsLast            *ebpf.VariableSpec `ebpf:"nets_last"`
 	ProbeFinTimeout     *ebpf.VariableSpec `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.VariableSpec `ebpf:"probe_keepalive_intvl"`
 	ProbeKeepaliveTime  *ebpf.VariableSpec `ebpf:"probe_keepalive_time"`
 	ReaderWaits         *ebpf.VariableSpec `ebpf:"reader_waits"`
+	SettingsOf          *ebpf.VariableSpec `ebpf:"settings_of"`
 	UnusedDweller       *ebpf.VariableSpec `ebpf:"unused_dweller"`
 	UnusedHolder        *ebpf.VariableSpec `ebpf:"unused_holder"`
 	UnusedReset         *ebpf.VariableSpec `ebpf:"unused_reset"`
 	UnusedRetransmit    *ebpf.VariableSpec `ebpf:"unused_retransmit"`
+	UnusedSettings      *ebpf.VariableSpec `ebpf:"unused_settings"`
 	UnusedStateChange   *ebpf.VariableSpec `ebpf:"unused_state_change"`
 	WakeupBytes         *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
 	WantResets          *ebpf.VariableSpec `ebpf:"want_resets"`
@@ -441,15 +458,17 @@ type TcptraceVariables struct {
 	Lives               *ebpf.Variable `ebpf:"lives"`
 	Looker              *ebpf.Variable `ebpf:"looker"`
 	LostTotal           *ebpf.Variable `ebpf:"lost_total"`
-	NetsTotal           *ebpf.Variable `ebpf:"nets_total"`
+	NetsLast            *ebpf.Variable `ebpf:"nets_last"`
 	ProbeFinTimeout     *ebpf.Variable `ebpf:"probe_fin_timeout"`
 	ProbeKeepaliveIntvl *ebpf.Variable `ebpf:"probe_keepalive_intvl"`
 	ProbeKeepaliveTime  *ebpf.Variable `ebpf:"probe_keepalive_time"`
 	ReaderWaits         *ebpf.Variable `ebpf:"reader_waits"`
+	SettingsOf          *ebpf.Variable `ebpf:"settings_of"`
 	UnusedDweller       *ebpf.Variable `ebpf:"unused_dweller"`
 	UnusedHolder        *ebpf.Variable `ebpf:"unused_holder"`
 	UnusedReset         *ebpf.Variable `ebpf:"unused_reset"`
 	UnusedRetransmit    *ebpf.Variable `ebpf:"unused_retransmit"`
+	UnusedSettings      *ebpf.Variable `ebpf:"unused_settings"`
 	UnusedStateChange   *ebpf.Variable `ebpf:"unused_state_change"`
 	WakeupBytes         *ebpf.Variable `ebpf:"wakeup_bytes"`
 	WantResets          *ebpf.Variable `ebpf:"want_resets"`
@@ -474,6 +493,7 @@ type TcptracePrograms struct {
 	SendResetV4      *ebpf.Program `ebpf:"send_reset_v4"`
 	SendResetV6      *ebpf.Program `ebpf:"send_reset_v6"`
 	SetState         *ebpf.Program `ebpf:"set_state"`
+	Settings         *ebpf.Program `ebpf:"settings"`
 }
 
 func (p *TcptracePrograms) Close() error {
@@ -492,6 +512,7 @@ func (p *TcptracePrograms) Close() error {
 		p.SendResetV4,
 		p.SendResetV6,
 		p.SetState,
+		p.Settings,
 	)
 }
 

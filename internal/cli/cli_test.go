@@ -44,6 +44,10 @@ type source struct {
 func (s *source) Memory() (uint64, error)  { return 0, nil }
 func (s *source) Skipped() (uint64, error) { return s.skipped, nil }
 func (s *source) Overlooked() string       { return s.overlooked }
+func (s *source) Audit() ([]events.Audit, int, error) {
+	return nil, 0, nil
+}
+func (s *source) Settings([]uint32) ([]events.Settings, error) { return nil, nil }
 
 func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
 	n := min(len(s.events), cap(batch)-len(batch))

@@ -51,6 +51,8 @@ const (
 type auditor struct {
 	nets   *ebpf.Map // which of ours are a namespace's, by net_key()
 	ours   *ebpf.Map
+	slots  *ebpf.Map  // which of ours are given away
+	totals *ebpf.Map  // whose caches name some of them
 	iter   *link.Iter // over the namespaces of all threads; nil: only the own namespace is read
 	own    uint32     // inode number of the own namespace; 0 unknown
 	wanted []uint32   // inode numbers; nil: all
@@ -61,6 +63,7 @@ type auditor struct {
 	othersNote          string // why other namespaces can't be read
 
 	first *reading
+	limbo []uint32 // of ours: they were a namespace's that is gone
 }
 
 // The keys of the map of counts are those of net_key(). These are of none.
@@ -73,6 +76,7 @@ const (
 type reading struct {
 	before, after map[uint64]counts // ours, read before the kernel's and after
 	kernel        map[uint64]counters
+	alive         map[uint64]bool // all namespaces with a thread, wanted or not
 }
 
 // counts are ours in one namespace.
@@ -96,25 +100,71 @@ func (a *auditor) start() (err error) {
 	return err
 }
 
-// finish makes the last reading, and judges.
+// finish makes the last reading, and judges. It is the first of the next audit.
 func (a *auditor) finish() (rows []events.Audit, checked int, err error) {
 	last, err := a.read(lastReading)
 	if err != nil {
 		return nil, 0, err
 	}
 	rows, checked = a.judge(a.first, last)
-	return rows, checked, nil
+	err = a.forget(last)
+	a.first = last
+	return rows, checked, err
+}
+
+// forget makes room for other namespaces: it takes back the counts of those that
+// had no thread at both readings, and no event since the first. A CPU may still
+// take the last one it had for one of these; so they are given away again only
+// when none does any more.
+func (a *auditor) forget(last *reading) error {
+	if a.iter == nil || a.first == nil {
+		return nil
+	}
+	var perCPU []bpf.TcptraceTotals
+	if err := a.totals.Lookup(uint32(0), &perCPU); err != nil {
+		return fmt.Errorf("read which namespaces came last: %w", err)
+	}
+	var errs []error
+	a.limbo = slices.DeleteFunc(a.limbo, func(slot uint32) bool {
+		if slices.ContainsFunc(perCPU, func(t bpf.TcptraceTotals) bool { return uint32(t.Net&0xffff) == slot }) {
+			return false
+		}
+		errs = append(errs, a.ours.Put(slot, make([]counts, len(perCPU))), a.slots.Delete(slot))
+		return true
+	})
+	for key, c := range last.after {
+		old, known := a.first.before[key]
+		if key == noRoom || last.alive[key] || a.first.alive[key] || !known || old != c {
+			continue
+		}
+		var slot uint32
+		if err := a.nets.Lookup(key, &slot); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := a.nets.Delete(key); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(last.before, key)
+		delete(last.after, key)
+		a.limbo = append(a.limbo, slot)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("forget a namespace that is gone: %w", err)
+	}
+	return nil
 }
 
 // read makes a reading. What takes longer than limit is not in it.
 func (a *auditor) read(limit time.Duration) (*reading, error) {
-	r := new(reading)
+	r := &reading{alive: map[uint64]bool{}}
 	var err error
 	if r.before, err = a.readOurs(); err != nil {
 		return nil, err
 	}
 	settle()
-	if r.kernel, err = a.readKernels(r.before, time.Now().Add(limit)); err != nil {
+	if r.kernel, err = a.readKernels(r, time.Now().Add(limit)); err != nil {
 		return nil, err
 	}
 	settle()
@@ -161,7 +211,7 @@ const maxRounds = 4
 
 // readKernels reads the counters of all namespaces that are wanted and have a
 // thread, until the deadline. Those come first that have counts of ours.
-func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[uint64]counters, error) {
+func (a *auditor) readKernels(r *reading, deadline time.Time) (map[uint64]counters, error) {
 	done := map[uint64]counters{}
 	if a.iter == nil {
 		if a.wants(a.own) {
@@ -175,7 +225,7 @@ func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[u
 	}
 	unsure := map[uint64]read{} // until that thread is seen there again
 	urgent := func(d dweller) int {
-		if _, ok := ours[d.net]; ok || d.netns == a.own {
+		if _, ok := r.before[d.net]; ok || d.netns == a.own {
 			return 0
 		}
 		return 1
@@ -186,6 +236,7 @@ func (a *auditor) readKernels(ours map[uint64]counts, deadline time.Time) (map[u
 		next := map[uint64]dweller{}
 		err := eachRecord(a.iter, new(bufio.Reader), dwellerLen, func(b []byte) bool {
 			d := dwellerOf(b)
+			r.alive[d.net] = true
 			if _, ok := next[d.net]; !ok && a.wants(d.netns) {
 				next[d.net] = d
 			}
@@ -347,6 +398,9 @@ func (a *auditor) judge(first, last *reading) (rows []events.Audit, checked int)
 				if r.Note == s.note && i > 0 { // nothing of it is known: once
 					continue
 				}
+				if r.Note == noteGone && !s.since && a.wanted == nil { // it was gone before
+					continue
+				}
 			}
 			rows = append(rows, r)
 		}
@@ -382,7 +436,7 @@ func (a *auditor) spans(first, last *reading) (list []span) {
 	for _, key := range slices.SortedFunc(maps.Keys(netns), func(x, y uint64) int {
 		return cmp.Or(cmp.Compare(netns[x], netns[y]), cmp.Compare(x, y))
 	}) {
-		s := span{netns: netns[key], e0: last.before[key]}
+		s := span{netns: netns[key], b0: first.before[key], b1: first.after[key], e0: last.before[key]}
 		s.e1, s.counted = last.after[key]
 		k1, there := last.kernel[key]
 		switch {
@@ -395,7 +449,6 @@ func (a *auditor) spans(first, last *reading) (list []span) {
 		}
 		if k0, ok := first.kernel[key]; ok && k0.note == "" {
 			s.since, s.k0 = true, k0
-			s.b0, s.b1 = first.before[key], first.after[key]
 		}
 		list = append(list, s)
 		missing = slices.DeleteFunc(missing, func(n uint32) bool { return n == s.netns })

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -94,7 +95,7 @@ func TestAudit(t *testing.T) {
 		acts     []act
 	}{
 		{events.Retransmit, []string{"RetransSegs", "TCPRetransFail", "TCPSynRetrans"}, []act{
-			{"segments", scenario("bunches"), "RetransSegs", nil},
+			{"segments", scenario("fast-retransmit"), "RetransSegs", nil},
 			{"SYNs", scenario("syn-blackhole"), "TCPSynRetrans", nil},
 			{"SYN-ACKs", scenario("lost-synack"), "TCPSynRetrans", nil},
 			{"failures", blocked, "RetransSegs", &labtest.PairOptions{}},
@@ -287,6 +288,97 @@ func auditComeAndGone(t *testing.T) (hidden bool) {
 	return false
 }
 
+// TestAuditParts: each part of a stream has an audit of its own.
+func TestAuditParts(t *testing.T) {
+	untilSeen(t, func(t *testing.T) (hidden bool) {
+		ns := labtest.Namespace(t)
+		tr := startFiltered(t, []events.Type{events.Reset}, filter.Kernel{UIDs: []uint32{4242}})
+		part := func(n uint64, rows []events.Audit) {
+			t.Helper()
+			a := rowsOf(rows, ns.Inum())["OutRsts"]
+			if blind, err := tr.blind.Count(nil); err != nil || blind[lab.SendReset] > 0 {
+				hidden = true
+				return
+			}
+			if a.Kernel != n || a.Traced != n || n > 0 && a.Verdict != events.Exact {
+				t.Errorf("%d resets: %+v", n, a)
+			}
+		}
+		for _, n := range []int{2, 0, 3} {
+			refuseIn(t, ns, n)
+			rows, checked, err := tr.src.Audit()
+			if err != nil || checked < 2 { // the own one, too
+				t.Fatalf("%d checked, %v", checked, err)
+			}
+			part(uint64(n), rows)
+		}
+		refuseIn(t, ns, 1)
+		tr.finish(t)
+		part(1, tr.src.Counts().Audit)
+		return hidden
+	})
+}
+
+// TestAuditForgets: namespaces that are gone don't take room for ever, and what
+// took the place of one has its own counts.
+func TestAuditForgets(t *testing.T) {
+	untilSeen(t, func(t *testing.T) (hidden bool) {
+		tr := startFiltered(t, []events.Type{events.Reset}, filter.Kernel{UIDs: []uint32{4242}})
+		audit := func() map[uint32]events.Audit {
+			t.Helper()
+			rows, _, err := tr.src.Audit()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := map[uint32]events.Audit{}
+			for _, r := range rows {
+				m[r.NetNS] = r
+			}
+			return m
+		}
+		free := live.FreeCounts(t, tr.src)
+		gone := map[uint32]bool{}
+		for range 4 {
+			ns, err := lab.NewNamespace(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			refuseIn(t, ns, 1)
+			gone[ns.Inum()] = true
+			if err := ns.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := live.FreeCounts(t, tr.src)
+		if rows := audit(); free-before < len(gone) || len(rows) < len(gone) {
+			t.Errorf("%d free, then %d: %+v", free, before, rows)
+		}
+		refuseIn(t, labtest.Namespace(t), 1) // no CPU may have one of these for its last
+		for range 3 {
+			for _, r := range audit() {
+				if gone[r.NetNS] && r.Note != "" {
+					t.Errorf("nothing happened there any more: %+v", r)
+				}
+			}
+		}
+		// A CPU that has seen nothing since may keep one.
+		if after := live.FreeCounts(t, tr.src); after < before+len(gone)-runtime.NumCPU() {
+			t.Errorf("%d free after %d namespaces were gone, %d before", after, len(gone), before)
+		}
+		fresh := labtest.Namespace(t)
+		refuseIn(t, fresh, 3)
+		a := audit()[fresh.Inum()]
+		if blind, err := tr.blind.Count(nil); err != nil || blind[lab.SendReset] > 0 {
+			return true
+		}
+		if a.Kernel != 3 || a.Traced != 3 {
+			t.Errorf("%+v", a)
+		}
+		tr.finish(t)
+		return false
+	})
+}
+
 // TestAuditBusy begins and ends an audit in the middle of a storm: the kernel's
 // count lies in a bracket that has a width.
 func TestAuditBusy(t *testing.T) {
@@ -309,7 +401,7 @@ func TestAuditBusy(t *testing.T) {
 		}
 	}
 	rises(1)
-	const least = 2000
+	const least = 500
 	var a events.Audit
 	// With one processor nothing may happen while the counts are read.
 	for try := 0; try < 20 && a.Bracket == 0; try++ {

@@ -3,9 +3,12 @@
 package live
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/tcptrace/tcptrace/bpf"
@@ -21,8 +24,12 @@ func AuditFrom(src Source, netns ...uint32) (end func() ([]events.Audit, error),
 		return nil, err
 	}
 	return func() ([]events.Audit, error) {
-		rows, _, err := a.finish()
-		return rows, err
+		last, err := a.read(lastReading) // without finish: others audit the same stream
+		if err != nil {
+			return nil, err
+		}
+		rows, _ := a.judge(a.first, last)
+		return rows, nil
 	}, nil
 }
 
@@ -51,6 +58,20 @@ func Detach(src Source) error {
 		}
 	}
 	return nil
+}
+
+// FreeCounts is how many more namespaces the kernel side can count.
+func FreeCounts(t *testing.T, src Source) int {
+	t.Helper()
+	m := src.(*source).coll.Maps["net_slots"]
+	n := int(m.MaxEntries())
+	keys, values := make([]uint32, n), make([]uint64, n)
+	var cursor ebpf.MapBatchCursor
+	used, err := m.BatchLookup(&cursor, keys, values, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Fatal(err)
+	}
+	return n - used
 }
 
 // CountReset counts a reset that was none in a namespace that has counts.

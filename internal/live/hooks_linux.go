@@ -19,11 +19,12 @@ import (
 
 // A hook is one place in the kernel and the program on it.
 type hook struct {
-	program string
-	point   string // tracepoint, or function of a function's hook
-	kind    hookKind
-	types   []events.Type
-	counts  bool // the kernel counts these events too
+	program  string
+	point    string // tracepoint, or function of a function's hook
+	kind     hookKind
+	types    []events.Type
+	counts   bool // the kernel counts these events too
+	settings bool // only where [Options.Settings] asks for them
 
 	// Of hooks that the tool can do without.
 	gives  string // what is not seen without it, a plural
@@ -68,11 +69,14 @@ var hooks = []hook{
 		gives: "processes that accepted a connection, were handed one, or had it before the start"},
 	{program: programDwellers, point: "iter/task", kind: iterator, types: []events.Type{events.Retransmit, events.Reset},
 		gives: "the counters of other network namespaces"},
+	{program: programSettings, point: "iter/task", kind: iterator, settings: true,
+		gives: "the settings of network namespaces"},
 }
 
 const (
 	programHolders  = "holders"
 	programDwellers = "dwellers"
+	programSettings = "settings"
 )
 
 func retransmitVariant(kernel *btf.Spec) string {
@@ -107,11 +111,11 @@ func missesResets(kernel *btf.Spec) bool {
 	return err != nil
 }
 
-// chooseHooks returns the hooks that these types of events have a use for.
-func chooseHooks(kernel *btf.Spec, types []events.Type) (wanted []*hook, err error) {
+// chooseHooks returns the hooks that a stream has a use for.
+func chooseHooks(kernel *btf.Spec, o *Options) (wanted []*hook, err error) {
 	for i := range hooks {
 		h := &hooks[i]
-		if !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(types, t) }) {
+		if !(h.settings && o.Settings) && !slices.ContainsFunc(h.types, func(t events.Type) bool { return slices.Contains(o.Types, t) }) {
 			continue
 		}
 		if !h.optional() {

@@ -76,7 +76,7 @@ func TestAuditJudge(t *testing.T) {
 		{"gone", resets, calm(1, 100), gone, []events.Audit{not(outRsts, 3, noteGone)}, 0},
 		{"new and gone", resets, none(), gone, []events.Audit{not(outRsts, 4, noteGone)}, 0},
 		{"unreadable", resets, calm(0, 0), unreadable, []events.Audit{not(outRsts, 1, noteUnreadable)}, 0},
-		{"unreadable at first", resets, unreadable, calm(1, 5), []events.Audit{not(outRsts, 1, noteBegin)}, 0},
+		{"unreadable at first", resets, unreadable, calm(1, 5), []events.Audit{not(outRsts, 0, noteBegin)}, 0},
 		{"fell", resets, calm(0, 9), calm(0, 8), []events.Audit{not(outRsts, 0, noteFell)}, 0},
 		{"no room", resets, at(counts{}, counts{}, sent(3)), full, []events.Audit{
 			not(outRsts, 0, noteNoRoom), {Counter: outRsts, Traced: 9, Verdict: events.Unchecked, Note: noteNoRoom}}, 0},
@@ -166,14 +166,14 @@ func TestReadKernels(t *testing.T) {
 		return c, n
 	}
 	const never = 10 * time.Minute
-	all, err := a.readKernels(nil, time.Now().Add(never))
+	all, err := a.readKernels(&reading{alive: map[uint64]bool{}}, time.Now().Add(never))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c, n := find(all); n != 1 || c.note != "" {
 		t.Errorf("the own namespace %d times: %+v", n, c)
 	}
-	late, err := a.readKernels(nil, time.Unix(1, 0))
+	late, err := a.readKernels(&reading{alive: map[uint64]bool{}}, time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestReadKernels(t *testing.T) {
 		t.Errorf("past the deadline, the own namespace %d times: %+v", n, c)
 	}
 	a.iter = nil
-	own, err := a.readKernels(nil, time.Now().Add(never))
+	own, err := a.readKernels(&reading{alive: map[uint64]bool{}}, time.Now().Add(never))
 	if c := own[ownKey]; err != nil || len(own) != 1 || c.netns != a.own || c.note != "" {
 		t.Errorf("%v: %+v", err, own)
 	}

@@ -26,6 +26,13 @@ type Source interface {
 	// Skipped is how often the kernel did not run a program because one on the
 	// same CPU was in the middle of it: as many events may be missing.
 	Skipped() (uint64, error)
+	// Audit ends the audit under way and begins another: the counts that come
+	// at the end are of what came after. checked is as in [events.Summary].
+	Audit() (rows []events.Audit, checked int, err error)
+	// Settings gives the settings that these network namespaces have now. Those
+	// without a process are left out, and all if [Options.Settings] was not set
+	// or the kernel refuses.
+	Settings(netns []uint32) ([]events.Settings, error)
 	// Overlooked says what was not seen because the kernel learnt of it after
 	// the start; "" if nothing.
 	Overlooked() string
@@ -38,8 +45,10 @@ type Options struct {
 	NetNS  []uint32      // inode numbers of the namespaces that are audited; nil: those of Kernel, or all
 	Buffer int           // size of the ring buffer in bytes, a power of two of at least a page
 	Cache  *btf.Cache    // of the kernel's types, for callers that open many; may be nil
-	Hooks  func([]Hook)  // called once with all that is attached, or should be; may be nil
-	BTF    string        // file with the kernel's types, for where the kernel's own can't be read; "" is none
+	// Settings has the kernel side ready for [Source.Settings].
+	Settings bool
+	Hooks    func([]Hook) // called once with all that is attached, or should be; may be nil
+	BTF      string       // file with the kernel's types, for where the kernel's own can't be read; "" is none
 
 	// DropRights has this process give up its capabilities for good once
 	// everything is attached, but for KeepRights, such as "CAP_NET_ADMIN".

@@ -49,7 +49,7 @@ func Open(ctx context.Context, o Options) (Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load embedded BPF object: %w", err)
 	}
-	wanted, err := chooseHooks(kernel, o.Types)
+	wanted, err := chooseHooks(kernel, &o)
 	if err != nil {
 		return nil, types.explain(err)
 	}
@@ -172,6 +172,8 @@ func (s *source) attachOptional(spec *ebpf.CollectionSpec, types *types, h *hook
 		s.owner.iter = l.(*link.Iter)
 	case programDwellers:
 		s.dwellers = l.(*link.Iter)
+	case programSettings:
+		s.settings = l.(*link.Iter)
 	default:
 		s.links = append(s.links, l)
 	}
@@ -190,7 +192,7 @@ func (s *source) keep(h *hook, prog *ebpf.Program) {
 // of it. hidden says that it counts resets that no program sees.
 func (s *source) newAuditor(kernel *btf.Spec, o *Options, hidden bool) *auditor {
 	a := &auditor{
-		nets: s.coll.Maps["nets"], ours: s.coll.Maps["audits"], iter: s.dwellers, wanted: o.NetNS,
+		nets: s.coll.Maps["nets"], ours: s.coll.Maps["audits"], slots: s.coll.Maps["net_slots"], totals: s.coll.Maps["counts"], iter: s.dwellers, wanted: o.NetNS,
 		retransmits: slices.Contains(o.Types, events.Retransmit), resets: slices.Contains(o.Types, events.Reset),
 		outcomes:   records(kernel, "tcp_retransmit_skb", "err"),
 		othersNote: "of another namespace: " + errNoIterator.Error(),

@@ -24,10 +24,10 @@ func TestMissingTracepoint(t *testing.T) {
 		}
 	}
 	kernel := fakeTypes(t, types...)
-	if got, err := chooseHooks(kernel, []events.Type{events.Retransmit}); err != nil || len(got) != 6 {
+	if got, err := chooseHooks(kernel, &Options{Types: []events.Type{events.Retransmit}}); err != nil || len(got) != 6 {
 		t.Errorf("retransmissions need %d hooks: %v", len(got), err)
 	}
-	if _, err := chooseHooks(kernel, []events.Type{events.Reset}); err == nil || !strings.Contains(err.Error(), "no tracepoint tcp_send_reset") {
+	if _, err := chooseHooks(kernel, &Options{Types: []events.Type{events.Reset}}); err == nil || !strings.Contains(err.Error(), "no tracepoint tcp_send_reset") {
 		t.Errorf("%v", err)
 	}
 }

@@ -36,8 +36,9 @@ const (
 	maxPause   = uint64(time.Second)
 )
 
-// A second look is given up for this time after one that found nothing more.
-const futilePause = uint64(time.Second)
+// closing is how long a socket may be no open file any more, and not closed yet:
+// a process closes its files one by one, and may be interrupted.
+const closing = uint64(50 * time.Millisecond)
 
 // owners finds the process that has a socket. The kernel side tells who
 // connected, listened or closed; that is not who accepted a connection, was
@@ -57,7 +58,6 @@ type owners struct {
 
 	taken   uint64 // CLOCK_BOOTTIME when the last look began, ns
 	paid    uint64 // until then the pauses of all looks last, ns
-	futile  uint64 // until then second looks are given up, ns
 	holders []holder
 	sharers map[uint64][]uint32 // by inode, of the sockets that several processes have
 	closed  uint32              // closersTotal
@@ -90,24 +90,25 @@ func (o *owners) fill(ctx context.Context, batch []events.Event) error {
 		}
 	}
 	unknown, err := o.nameAll(batch)
-	if err != nil || !unknown || o.iter == nil || bootTime() < o.futile {
+	if err != nil || o.iter == nil || unknown == 0 || o.taken >= unknown+closing {
 		return err
 	}
-	// A socket is no open file any more some time before its end, which may be
-	// long where a process exits with many: who closes it will be known soon.
+	// Nobody had it, and nobody had closed it: who does will be known soon.
+	if now := bootTime(); now < unknown+closing {
+		time.Sleep(time.Duration(unknown + closing - now))
+	}
 	if err := o.look(ctx); err != nil {
 		return err
 	}
-	if unknown, err = o.nameAll(batch); unknown {
-		o.futile = bootTime() + futilePause // there are sockets that no process has
-	}
+	_, err = o.nameAll(batch)
 	return err
 }
 
-// nameAll sets the owners of events as far as they are known now.
-func (o *owners) nameAll(batch []events.Event) (unknown bool, err error) {
+// nameAll sets the owners of events as far as they are known now. unknown is the
+// time of the newest that should have one and has none, 0 if there is none.
+func (o *owners) nameAll(batch []events.Event) (unknown uint64, err error) {
 	if err := errors.Join(o.closersTotal.Get(&o.closed), o.handedOver.Get(&o.handed)); err != nil {
-		return false, fmt.Errorf("count closed sockets: %w", err)
+		return 0, fmt.Errorf("count closed sockets: %w", err)
 	}
 	for i := range batch {
 		e := &batch[i]
@@ -115,9 +116,11 @@ func (o *owners) nameAll(batch []events.Event) (unknown bool, err error) {
 			continue
 		}
 		if err := o.name(e); err != nil {
-			return false, err
+			return 0, err
 		}
-		unknown = unknown || e.PID == 0
+		if e.PID == 0 {
+			unknown = max(unknown, e.Boot)
+		}
 	}
 	return unknown, nil
 }

@@ -117,7 +117,7 @@ func FuzzTypes(f *testing.F) {
 			}
 			return
 		}
-		_, _ = chooseHooks(spec, []events.Type{events.Retransmit, events.Reset})
+		_, _ = chooseHooks(spec, &Options{Types: []events.Type{events.Retransmit, events.Reset}})
 		_ = reasonNames(spec)
 	})
 }

@@ -30,10 +30,11 @@ type source struct {
 	owner owners
 	names *names.Cache
 
-	dwellers *link.Iter // over all threads' namespaces; nil if the kernel refuses it
-	audit    *auditor   // nil unless what is traced is counted by the kernel, too
-	audited  []events.Audit
-	checked  int // namespaces
+	dwellers *link.Iter     // over all threads' namespaces; nil if the kernel refuses it
+	settings *link.Iter     // over the settings of namespaces; nil if nobody asks for them, or the kernel refuses it
+	audit    *auditor       // nil unless what is traced is counted by the kernel, too
+	audited  []events.Audit // of the last part
+	checked  int            // namespaces
 
 	notLoaded []*hook // optional ones whose module was not loaded at the start
 
@@ -179,6 +180,14 @@ func (s *source) finish() error {
 	return errors.Join(err, s.detach(), s.spool.flush())
 }
 
+// Audit implements [Source].
+func (s *source) Audit() ([]events.Audit, int, error) {
+	if s.audit == nil {
+		return nil, 0, nil
+	}
+	return s.audit.finish()
+}
+
 // detach takes the programs off the tracepoints and waits until none of them
 // still runs: after that nothing is added to the buffer.
 func (s *source) detach() error {
@@ -208,7 +217,7 @@ func (s *source) Close() error {
 	if s.spool != nil {
 		err = errors.Join(err, s.spool.close())
 	}
-	for _, l := range []*link.Iter{s.owner.iter, s.dwellers} {
+	for _, l := range []*link.Iter{s.owner.iter, s.dwellers, s.settings} {
 		if l != nil {
 			err = errors.Join(err, l.Close())
 		}

@@ -203,6 +203,6 @@ type Settings struct {
 	Values []Setting
 }
 
-// Setting is a sysctl below net.ipv4, such as tcp_retries2, with its value as
+// Setting is a sysctl, such as net.ipv4.tcp_retries2, with its value as
 // sysctl(8) prints it.
 type Setting struct{ Name, Value string }
