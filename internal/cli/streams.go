@@ -274,7 +274,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, traced.Close()) }()
-		src, tell, info = traced, teller(traced), a.describe(cmd, f, traced)
+		src, tell, info = traced, record.Teller{Audit: traced.Audit, Settings: traced.Settings}, a.describe(cmd, f, traced)
 	} else {
 		src, tell, info = a.watch(replayed, f), record.Teller{Settings: replayed.Settings}, a.copied(cmd, f, replayed)
 		if !f.quiet {
@@ -381,7 +381,7 @@ func (a *app) openLive(ctx context.Context, cmd *cobra.Command, f *streamFlags, 
 	}
 	var unseen string
 	src, err := a.env.Open(ctx, live.Options{
-		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights,
+		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights, Settings: f.write != "",
 		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
 	})
 	if err != nil || f.quiet {
