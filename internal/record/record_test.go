@@ -183,29 +183,6 @@ func TestSyncFails(t *testing.T) {
 	})
 }
 
-// A full disk ends the stream, and leaves whole blocks.
-func TestFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	path := filepath.Join(dir, "a")
-	r := began(t, path, Options{}, Teller{})
-	made, err := fill(r)
-	if !errors.Is(err, syscall.ENOSPC) || !strings.HasSuffix(err.Error(), path+": no space left on device") {
-		t.Fatalf("%d events: %v", made, err)
-	}
-	if err := r.Close(); err != nil {
-		t.Error(err)
-	}
-	checkWhole(t, path, made)
-}
-
 // So does a limit on the size of files.
 func TestLimit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a")
@@ -344,23 +321,6 @@ func TestPlanted(t *testing.T) {
 	}
 	if _, serr := os.Lstat(at("fresh")); err != nil || !os.IsNotExist(serr) {
 		t.Errorf("%v, %v", err, serr)
-	}
-}
-
-func TestReadOnly(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	for path, folder := range map[string]bool{filepath.Join(dir, "a"): false, dir: true, filepath.Join(dir, "new"): true} {
-		if _, err := Open(path, Options{Folder: folder}); !errors.Is(err, syscall.EROFS) {
-			t.Errorf("%s: %v", path, err)
-		}
 	}
 }
 
