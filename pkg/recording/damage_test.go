@@ -18,10 +18,10 @@ import (
 // and the events.
 func small(t testing.TB) (b []byte, list []events.Event, ends []int) {
 	t.Helper()
-	list = mixed(3, 40)
-	list[20] = events.Event{Type: events.Lost, Time: list[20].Time, Boot: list[20].Boot, Count: 3, Of: events.Reset}
-	ends = []int{10, 11, 30, len(list)}
-	return record(t, someInfo, &events.Summary{Events: 40, Audit: []events.Audit{{NetNS: 4026531840, Counter: "RetransSegs", Kernel: 7, Traced: 7, Verdict: events.Exact}}}, list, ends[:3]...), list, ends
+	list = mixed(3, 20)
+	list[10] = events.Event{Type: events.Lost, Time: list[10].Time, Boot: list[10].Boot, Count: 3, Of: events.Reset}
+	ends = []int{5, 6, 15, len(list)}
+	return record(t, someInfo, &events.Summary{Events: 20, Audit: []events.Audit{{NetNS: 4026531840, Counter: "RetransSegs", Kernel: 7, Traced: 7, Verdict: events.Exact}}}, list, ends[:3]...), list, ends
 }
 
 // checkDamaged reads b, a damaged copy of a recording, and fails if an event is
@@ -166,16 +166,16 @@ func TestTold(t *testing.T) {
 		events int
 		told   []string
 	}{
-		"content": {damagedCopy(t, b, 2), len(list) - 19, []string{fmt.Sprintf("at byte %d: block 2 is damaged: its 19 events are lost", blocks[2])}},
+		"content": {damagedCopy(t, b, 2), len(list) - 9, []string{fmt.Sprintf("at byte %d: block 2 is damaged: its 9 events are lost", blocks[2])}},
 		"one event": {damagedCopy(t, b, 1), len(list) - 1,
 			[]string{fmt.Sprintf("at byte %d: block 1 is damaged: its event is lost", blocks[1])}},
 		"cut in the last": {b[:blocks[4]-1], ends[2], []string{
-			fmt.Sprintf("at byte %d: the last block is incomplete: its 10 events are lost", blocks[3]),
+			fmt.Sprintf("at byte %d: the last block is incomplete: its 5 events are lost", blocks[3]),
 			fmt.Sprintf("at byte %d: not finished: it has no summary", blocks[4]-1)}},
-		"missing": {without(1, 3), len(list) - 20, []string{
-			fmt.Sprintf("at byte %d: blocks 1 to 2 are missing before it, with 20 events", blocks[1])}},
-		"missing at the end": {without(3, 4), len(list) - 10, []string{
-			fmt.Sprintf("at byte %d: block 3 is missing before it, with 10 events", blocks[3])}},
+		"missing": {without(1, 3), len(list) - 10, []string{
+			fmt.Sprintf("at byte %d: blocks 1 to 2 are missing before it, with 10 events", blocks[1])}},
+		"missing at the end": {without(3, 4), len(list) - 5, []string{
+			fmt.Sprintf("at byte %d: block 3 is missing before it, with 5 events", blocks[3])}},
 		"again": {append(bytes.Clone(b[:blocks[2]]), b[blocks[1]:]...), len(list), []string{
 			fmt.Sprintf("at byte %d: block 1 comes again: it is left out", blocks[2])}},
 		"header": {headless, len(list), []string{
@@ -185,7 +185,7 @@ func TestTold(t *testing.T) {
 			fmt.Sprintf("at byte %d: not finished: it has no summary", blocks[4])}},
 		"only the header": {b[:first], 0, []string{
 			fmt.Sprintf("at byte %d: not finished: it has no summary", first)}},
-		"only the summary": {b[blocks[4]:], 0, []string{"at byte 0: the header is missing", "at byte 0: a recording of 40 events is missing before its summary"}},
+		"only the summary": {b[blocks[4]:], 0, []string{"at byte 0: the header is missing", "at byte 0: a recording of 20 events is missing before its summary"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustRead(t, tt.file, ReaderOptions{})

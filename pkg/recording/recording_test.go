@@ -85,7 +85,7 @@ func read(t testing.TB, in io.Reader, o ReaderOptions) (p replay, err error) {
 	if err != nil {
 		return p, err
 	}
-	batch := make([]events.Event, 0, 100)
+	batch := make([]events.Event, 0, 10)
 	for {
 		batch, err = p.r.Read(batch[:0])
 		p.events = append(p.events, batch...)
