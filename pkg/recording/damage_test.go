@@ -27,14 +27,14 @@ func small(t testing.TB) (b []byte, list []events.Event, ends []int) {
 // checkDamaged reads b, a damaged copy of a recording, and fails if an event is
 // wrong, more than allowed blocks are missing, or something is and nobody said
 // so.
-func checkDamaged(t *testing.T, b []byte, list []events.Event, ends []int, allowed int) {
+func checkDamaged(t *testing.T, b []byte, list []events.Event, ends []int, allowed int) replay {
 	t.Helper()
 	p, err := read(t, bytes.NewReader(b), ReaderOptions{})
 	if err != nil {
 		if !errors.Is(err, ErrFormat) || len(p.events) > 0 || allowed < len(ends) {
 			t.Fatalf("%v after %d events", err, len(p.events))
 		}
-		return
+		return p
 	}
 	i, start, lost := 0, 0, 0
 	for _, end := range ends {
@@ -62,18 +62,14 @@ func checkDamaged(t *testing.T, b []byte, list []events.Event, ends []int, allow
 			t.Fatalf("problem %q of %d bytes", x, len(b))
 		}
 	}
+	return p
 }
 
 func TestCut(t *testing.T) {
+	t.Parallel()
 	b, list, ends := small(t)
 	for n := range b {
-		checkDamaged(t, b[:n], list, ends, len(ends))
-		// Up to the last whole block, all is there.
-		p, err := read(t, bytes.NewReader(b[:n]), ReaderOptions{})
-		if err != nil {
-			continue
-		}
-		if p.r.Summary() != nil {
+		if p := checkDamaged(t, b[:n], list, ends, len(ends)); p.r != nil && p.r.Summary() != nil {
 			t.Fatalf("%d of %d bytes have a summary", n, len(b))
 		}
 	}
@@ -109,14 +105,13 @@ func blockEnds(t testing.TB, b []byte) (ends []int) {
 }
 
 func TestZeroTail(t *testing.T) {
+	t.Parallel()
 	b, list, ends := small(t)
 	for n := range b {
-		c := append(bytes.Clone(b[:n]), make([]byte, len(b)-n)...)
+		c := append(bytes.Clone(b[:n]), make([]byte, len(b)-n+n%2*4096)...)
 		if !bytes.Equal(b, c) {
 			checkDamaged(t, c, list, ends, len(ends))
 		}
-		c = append(c, make([]byte, 4096)...)
-		checkDamaged(t, c, list, ends, len(ends))
 	}
 	for i, end := range blockEnds(t, b) {
 		p := mustRead(t, append(bytes.Clone(b[:end]), make([]byte, 5000)...), ReaderOptions{})
@@ -127,9 +122,10 @@ func TestZeroTail(t *testing.T) {
 }
 
 func TestFlip(t *testing.T) {
+	t.Parallel()
 	b, list, ends := small(t)
 	for i := range b {
-		for _, bits := range []byte{1 << (i % 8), 0x80 >> (i % 7), 0xff} {
+		for _, bits := range []byte{1 << (i % 8), 0xff} {
 			c := bytes.Clone(b)
 			c[i] ^= bits
 			checkDamaged(t, c, list, ends, 1)
@@ -139,6 +135,7 @@ func TestFlip(t *testing.T) {
 
 // Bytes that are missing or too many in the middle cost one block, too.
 func TestShift(t *testing.T) {
+	t.Parallel()
 	b, list, ends := small(t)
 	for i := 1; i < len(b); i++ {
 		checkDamaged(t, append(bytes.Clone(b[:i-1]), b[i:]...), list, ends, 1)
@@ -226,6 +223,7 @@ func TestNoRecording(t *testing.T) {
 }
 
 func TestInputFails(t *testing.T) {
+	t.Parallel()
 	b, _, _ := small(t)
 	fails := errors.New("the network is gone")
 	for n := range b {
