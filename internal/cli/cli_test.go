@@ -82,6 +82,7 @@ type run struct {
 	openErr  error
 	stdout   io.Writer // instead of out
 	terminal bool
+	name     string
 	env      map[string]string
 	demo     func(context.Context) (Demo, error)
 	limits   []live.Limit
@@ -107,6 +108,7 @@ func (r *run) run(args ...string) int {
 		Stderr:     &r.err,
 		IsTerminal: func(io.Writer) bool { return r.terminal },
 		Getenv:     func(name string) string { return r.env[name] },
+		Name:       r.name,
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
 		Limits:     func() []live.Limit { return r.limits },
