@@ -376,7 +376,7 @@ func (a *app) unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 		if !strings.HasPrefix(a.args[0], "-") {
 			return a.noCommand(cmd, a.args)
 		}
-		return usagef("unknown flag %s: flags of a command follow it, as in tcptrace retrans --port 443", quoted(name))
+		return usagef("unknown flag %s: flags of a command follow it, as in %s retrans --port 443", quoted(name), a.name)
 	}
 	text := "unknown flag " + quoted(name)
 	near := ""
