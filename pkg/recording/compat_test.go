@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,11 +27,14 @@ import (
 
 var update = flag.Bool("update", false, "write testdata of this version's format anew")
 
+// packer is made once: it is large, and fuzzing forges often.
+var packer = sync.OnceValues(func() (*zstd.Encoder, error) { return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)) })
+
 // forge makes a recording with one block that has this content. change may
 // change its header.
 func forge(t testing.TB, raw []byte, n int, change func(*blockHeader)) []byte {
 	t.Helper()
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	enc, err := packer()
 	if err != nil {
 		t.Fatal(err)
 	}
