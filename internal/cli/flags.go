@@ -288,7 +288,7 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 	case f.write == "-" && given("max-size", "max-age") != "":
 		return usagef("--%s is for a folder, not for standard output", given("max-size", "max-age"))
 	case f.write == "-" && given("write") != "":
-		return usagef("-w -: events are printed there already: give a FILE, or use tcptrace record -")
+		return usagef("-w -: events are printed there already: give a FILE, or use %s record -", cmd.Root().Name())
 	}
 	return nil
 }
