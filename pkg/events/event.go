@@ -131,35 +131,36 @@ func (c Comm) String() string { return string(c.Bytes()) }
 // Has reports whether all fields of f are known.
 func (e *Event) Has(f Fields) bool { return e.Known&f == f }
 
-// Summary is what a finished stream says last.
+// Summary is what a finished stream says last. The JSON names are those in a
+// recording.
 type Summary struct {
-	Events   uint64 // shown
-	Filtered uint64 // seen in the kernel and rejected by a filter
-	Merged   uint64 // folded into another event
-	Lost     uint64 // not delivered: the ring buffer was full
-	ByKind   []KindCount
-	Elapsed  time.Duration
-	Skipped  uint64 // runs of programs that the kernel left out: one was in the middle of another event on that CPU
+	Events   uint64        `json:"events"`   // shown
+	Filtered uint64        `json:"filtered"` // seen in the kernel and rejected by a filter
+	Merged   uint64        `json:"merged"`   // folded into another event
+	Lost     uint64        `json:"lost"`     // not delivered: the ring buffer was full
+	ByKind   []KindCount   `json:"by_kind"`
+	Elapsed  time.Duration `json:"elapsed_ns"`
+	Skipped  uint64        `json:"skipped"` // runs of programs that the kernel left out: one was in the middle of another event on that CPU
 	// SkippedCounting is how many of these were of programs whose events the
 	// kernel counts, too: as many, or what they sent, are missing in the audit.
-	SkippedCounting uint64
+	SkippedCounting uint64 `json:"skipped_counting"`
 	// Audit is nil if none was made. It leaves out most of the namespaces in
 	// which nothing happened; Checked counts all of which a counter was compared.
-	Audit   []Audit
-	Checked int
+	Audit   []Audit `json:"audit"`
+	Checked int     `json:"audited_netns"`
 }
 
 // Audit sets one of the kernel's counters in one network namespace beside what
 // was seen of it before any filter. Events that come while the counters are
 // read make a bracket: the kernel's count must lie in [Traced, Traced+Bracket].
 type Audit struct {
-	NetNS   uint32 // inode number; 0: of several that have no counts of their own
-	Counter string // the kernel's name, such as RetransSegs
-	Kernel  uint64 // by how much it rose; means nothing if Unchecked
-	Traced  uint64
-	Bracket uint64
-	Verdict Verdict
-	Note    string // of an Unchecked one: why, such as "gone"
+	NetNS   uint32  `json:"netns"`   // inode number; 0: of several that have no counts of their own
+	Counter string  `json:"counter"` // the kernel's name, such as RetransSegs
+	Kernel  uint64  `json:"kernel"`  // by how much it rose; means nothing if Unchecked
+	Traced  uint64  `json:"traced"`
+	Bracket uint64  `json:"bracket"`
+	Verdict Verdict `json:"verdict"`
+	Note    string  `json:"note,omitempty"` // of an Unchecked one: why, such as "gone"
 }
 
 // Verdict is what an [Audit] comes to.
@@ -190,8 +191,8 @@ func Judge(kernel, traced, bracket uint64) Verdict {
 // KindCount counts the shown events of one kind. State changes have no kind
 // and are counted under the name "state".
 type KindCount struct {
-	Name  string
-	Count uint64
+	Name  string `json:"name"`
+	Count uint64 `json:"count"`
 }
 
 // Settings are a network namespace's sysctls at a moment.

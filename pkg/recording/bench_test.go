@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recording
+
+import (
+	"bytes"
+	"io"
+	"testing"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// benchEvents is a few blocks of a mix with at least 30% retransmissions over
+// at least 1,000 connections.
+func benchEvents(b *testing.B) []events.Event {
+	b.Helper()
+	list := mixed(1, 4*maxEvents)
+	retransmissions, conns := 0, map[uint64]bool{}
+	for i := range list {
+		if list[i].Type == events.Retransmit {
+			retransmissions++
+			conns[list[i].Conn] = true
+		}
+	}
+	if 10*retransmissions < 3*len(list) || len(conns) < 1000 {
+		b.Fatalf("%d retransmissions of %d events, %d connections", retransmissions, len(list), len(conns))
+	}
+	return list
+}
+
+func BenchmarkAppend(b *testing.B) {
+	list := benchEvents(b)
+	w, err := NewWriter(io.Discard, someInfo)
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	next := func() {
+		if err := w.Append(&list[n%len(list)]); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	for range list { // until all buffers have their size
+		next()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		next()
+	}
+	if err := w.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(w.Written())/float64(n), "bytes/event")
+}
+
+func BenchmarkRead(b *testing.B) {
+	list := benchEvents(b)
+	file := record(b, someInfo, &events.Summary{}, list)
+	batch := make([]events.Event, 0, 256)
+	left := 0
+	var r *Reader
+	b.ReportAllocs()
+	for b.Loop() {
+		for left == 0 {
+			if r != nil {
+				var err error
+				batch, err = r.Read(batch[:0])
+				if left = len(batch); left > 0 {
+					break
+				}
+				if err != io.EOF {
+					b.Fatal(err)
+				}
+			}
+			var err error
+			if r, err = NewReader(bytes.NewReader(file), ReaderOptions{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		left--
+	}
+	b.ReportMetric(float64(len(file))/float64(len(list)), "bytes/event")
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recording
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// same compares all exported fields.
+var same = cmp.Options{
+	cmpopts.IgnoreUnexported(events.Event{}),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+}
+
+var someInfo = Info{
+	Tool: "1.2.3", Kernel: "6.18.0", Machine: "x86_64", Host: "test", BootID: "b00t", Start: 1773493766000000000,
+	Types:   []events.Type{events.Retransmit, events.Reset, events.StateChange},
+	Filters: "--port 443", Reasons: []string{"NOT_SPECIFIED", "NO_SOCKET"},
+}
+
+// record makes a recording of list, with a block after each of these numbers of
+// events, and one at the end.
+func record(t testing.TB, info Info, sum *events.Summary, list []events.Event, flush ...int) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := NewWriter(&out, info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		if err := w.Append(&list[i]); err != nil {
+			t.Fatal(err)
+		}
+		if len(flush) > 0 && i+1 == flush[0] {
+			flush = flush[1:]
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if sum != nil {
+		if err := w.Finish(sum); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.Written() != int64(out.Len()) || w.Pending() != 0 {
+		t.Fatalf("written %d, pending %d, there are %d bytes", w.Written(), w.Pending(), out.Len())
+	}
+	return out.Bytes()
+}
+
+// replay is all that a reader says.
+type replay struct {
+	r        *Reader
+	events   []events.Event
+	problems []Problem
+}
+
+func read(t testing.TB, in io.Reader, o ReaderOptions) (p replay, err error) {
+	t.Helper()
+	o.Problem = func(x Problem) { p.problems = append(p.problems, x) }
+	p.r, err = NewReader(in, o)
+	if err != nil {
+		return p, err
+	}
+	batch := make([]events.Event, 0, 100)
+	for {
+		batch, err = p.r.Read(batch[:0])
+		p.events = append(p.events, batch...)
+		if err == io.EOF {
+			return p, nil
+		}
+		if err != nil {
+			return p, err
+		}
+		if len(batch) == 0 {
+			t.Fatal("a read of nothing without an error")
+		}
+	}
+}
+
+func mustRead(t testing.TB, b []byte, o ReaderOptions) replay {
+	t.Helper()
+	p, err := read(t, bytes.NewReader(b), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p *replay) clean(t testing.TB) {
+	t.Helper()
+	for _, x := range p.problems {
+		t.Errorf("problem: %s", x)
+	}
+}
+
+func mixed(seed uint64, n int) []events.Event {
+	list := make([]events.Event, n)
+	traffic := newTraffic(seed, 1000)
+	for i := range list {
+		traffic.next(&list[i])
+	}
+	return list
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 100, maxEvents, 3*maxEvents + 7} {
+		list := mixed(uint64(n), n)
+		sum := &events.Summary{Events: uint64(n), Elapsed: time.Second}
+		p := mustRead(t, record(t, someInfo, sum, list), ReaderOptions{})
+		p.clean(t)
+		if diff := cmp.Diff(list, p.events, same, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("%d events (-written +read):\n%s", n, diff)
+		}
+		if diff := cmp.Diff(&someInfo, p.r.Info()); diff != "" {
+			t.Errorf("info:\n%s", diff)
+		}
+		if diff := cmp.Diff(sum, p.r.Summary()); diff != "" {
+			t.Errorf("summary:\n%s", diff)
+		}
+	}
+}
+
+// randomize gives a value to each exported field of v, often an extreme one.
+func randomize(r *rand.Rand, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Bool:
+		v.SetBool(r.IntN(2) == 0)
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uint:
+		v.SetUint(r.Uint64() >> r.IntN(64))
+		if r.IntN(8) == 0 {
+			v.SetUint(1<<v.Type().Bits() - 1)
+		}
+	case reflect.Int64, reflect.Int:
+		v.SetInt(int64(r.Uint64()) >> r.IntN(64))
+	case reflect.String:
+		b := make([]byte, r.IntN(40))
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		v.SetString(string(b))
+	case reflect.Slice:
+		if n := r.IntN(4); n > 0 {
+			v.Set(reflect.MakeSlice(v.Type(), n, n))
+		}
+		for i := range v.Len() {
+			randomize(r, v.Index(i))
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			randomize(r, v.Index(i))
+		}
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[netip.Addr]() {
+			a := []netip.Addr{{}, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"),
+				netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("fe80::1%eth0"), netip.MustParseAddr("::")}
+			v.Set(reflect.ValueOf(a[r.IntN(len(a))]))
+			return
+		}
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				randomize(r, v.Field(i))
+			}
+		}
+	default:
+		panic("a field of a kind that this test does not know: " + v.Type().String())
+	}
+}
+
+// A field that is added to the event, and not to the columns, fails here.
+func TestEveryField(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	check := func(t *testing.T, list []events.Event) {
+		t.Helper()
+		p := mustRead(t, record(t, someInfo, nil, list), ReaderOptions{})
+		if p.r.Damaged() {
+			t.Fatal(p.problems)
+		}
+		if diff := cmp.Diff(list, p.events, same, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("(-written +read):\n%s", diff)
+		}
+	}
+	t.Run("alone", func(t *testing.T) {
+		// Also where the event's type does not have the field.
+		typ := reflect.TypeFor[events.Event]()
+		for i := range typ.NumField() {
+			if !typ.Field(i).IsExported() {
+				continue
+			}
+			for kind := range events.Lost + 2 {
+				for range 4 {
+					e := events.Event{Type: kind}
+					f := reflect.ValueOf(&e).Elem().Field(i)
+					for f.IsZero() {
+						randomize(r, f)
+					}
+					check(t, []events.Event{{Type: kind}, e, {Type: kind}, e})
+				}
+			}
+		}
+	})
+	t.Run("all", func(t *testing.T) {
+		list := make([]events.Event, 5000)
+		for i := range list {
+			randomize(r, reflect.ValueOf(&list[i]).Elem())
+		}
+		check(t, list)
+	})
+}
+
+func TestSticky(t *testing.T) {
+	fails := errors.New("the disk is full")
+	w, err := NewWriter(&failing{room: 1000, err: fails}, someInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := mixed(1, 1000)
+	for i := range list {
+		if err := w.Append(&list[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	written := w.Written()
+	if err := w.Flush(); !errors.Is(err, fails) {
+		t.Errorf("flush: %v", err)
+	}
+	if err := w.Append(&list[0]); !errors.Is(err, fails) {
+		t.Errorf("append: %v", err)
+	}
+	if err := w.Finish(&events.Summary{}); !errors.Is(err, fails) {
+		t.Errorf("finish: %v", err)
+	}
+	if w.Written() != written {
+		t.Errorf("%d bytes were written before, %d now", written, w.Written())
+	}
+}
+
+// failing takes so many bytes, and then fails.
+type failing struct {
+	room int
+	err  error
+}
+
+func (f *failing) Write(b []byte) (int, error) {
+	n := min(len(b), f.room)
+	f.room -= n
+	if n < len(b) {
+		return n, f.err
+	}
+	return n, nil
+}
