@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -37,6 +36,7 @@ func run() int {
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 
 	return cli.Run(ctx, cli.Env{
+		Stdin:      os.Stdin,
 		Stdout:     os.Stdout,
 		Stderr:     os.Stderr,
 		IsTerminal: isTerminal,
@@ -52,8 +52,8 @@ func run() int {
 	}, os.Args[1:])
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
 }
 

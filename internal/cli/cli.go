@@ -24,8 +24,9 @@ import (
 
 // Env is what the program needs of the world around it.
 type Env struct {
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	IsTerminal     func(io.Writer) bool
+	IsTerminal     func(any) bool // of one of these
 	Getenv         func(string) string
 	Version        Version
 
@@ -88,6 +89,7 @@ type app struct {
 func (a *app) say(format string, args ...any) {
 	a.saying.Lock()
 	defer a.saying.Unlock()
+	a.out.bar.clear()
 	fmt.Fprintf(a.env.Stderr, "tcptrace: "+format+"\n", args...)
 }
 
@@ -145,11 +147,13 @@ type output struct {
 	w        io.Writer
 	terminal bool
 	err      error
+	bar      *bar // nil: none
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.bar.clear()
 	n, err := o.w.Write(b)
 	if err != nil && o.err == nil {
 		o.err = err
@@ -167,7 +171,7 @@ func (o *output) closed() bool {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tcptrace",
-		Short: "shows TCP retransmissions, resets and state changes, live",
+		Short: "shows TCP retransmissions, resets and state changes, live or from a recording",
 		Long: `tcptrace shows the TCP retransmissions, resets and state changes of this host
 as they happen: what kind each is, what made it, and which process it hit.`,
 		Example: `tcptrace retrans                       # every retransmission

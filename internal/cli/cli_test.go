@@ -84,6 +84,7 @@ type run struct {
 	ctx      context.Context
 	src      *source
 	openErr  error
+	stdin    io.Reader
 	stdout   io.Writer // instead of out
 	terminal bool
 	env      map[string]string
@@ -109,7 +110,8 @@ func (r *run) run(args ...string) int {
 	return Run(r.ctx, Env{
 		Stdout:     r.stdout,
 		Stderr:     &r.err,
-		IsTerminal: func(io.Writer) bool { return r.terminal },
+		IsTerminal: func(any) bool { return r.terminal },
+		Stdin:      r.stdin,
 		Getenv:     func(name string) string { return r.env[name] },
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
@@ -141,7 +143,7 @@ func sample() []events.Event {
 	return []events.Event{e, second}
 }
 
-var streamNames = []string{"retrans", "resets", "states", "events"}
+var streamNames = []string{"retrans", "resets", "states", "events", "record", "replay"}
 
 func TestStream(t *testing.T) {
 	r := run{src: &source{events: sample()}}
@@ -575,7 +577,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"retran"}, `unknown command "retran": did you mean retrans?`, "tcptrace"},
 		{[]string{"xyz"}, `unknown command "xyz"`, "tcptrace"},
 		{[]string{"xyz", "--port", "80"}, `unknown command "xyz"`, "tcptrace"},
-		{[]string{"record", "x"}, `unknown command "record"`, "tcptrace"},
+		{[]string{"rewind", "x"}, `unknown command "rewind"`, "tcptrace"},
 		{[]string{"help", "xyz"}, `unknown command "xyz"`, "tcptrace help"},
 		{[]string{"--xyz"}, "unknown flag --xyz: flags of a command follow it, as in tcptrace retrans --port 443", "tcptrace"},
 		{[]string{"-q"}, "unknown flag -q: flags of a command follow it, as in tcptrace retrans --port 443", "tcptrace"},
@@ -615,11 +617,30 @@ func TestMistakes(t *testing.T) {
 		{[]string{"retrans", "--where", "rtos > 1"}, "--where: there is no field rtos (1:1)\n | rtos > 1\n | ^", ""},
 		{[]string{"retrans", "--where", `rto_ms > "x"`}, "--where: invalid operation: > (mismatched types float64 and string) (1:8)\n | rto_ms > \"x\"\n | .......^", ""},
 		{[]string{"retrans", "--where", "rto_ms"}, "--where: it must be true or false: compare something, as in rto_ms > 1000", ""},
+		{[]string{"record"}, "record needs one FILE or DIR to write to, or - for standard output", ""},
+		{[]string{"record", "a", "b"}, "record needs one FILE or DIR to write to, or - for standard output", ""},
+		{[]string{"record", ""}, "the name of a file is empty", ""},
+		{[]string{"record", "-", "--max-age", "1h"}, "--max-age is for a folder, not for standard output", ""},
+		{[]string{"record", "d", "--max-size", "1K"}, "--max-size 1K: it goes from 1MiB to 1048576GiB", ""},
+		{[]string{"record", "d", "--max-age", "7"}, "--max-age 7: it needs a unit, as in 7s or 7m", ""},
+		{[]string{"record", "d", "--flush", "0s"}, "--flush 0s: it must be above 0", ""},
+		{[]string{"replay"}, "replay needs a FILE or DIR to read, or - for standard input", ""},
+		{[]string{"replay", "f", "--since", "noon"}, `--since noon: it is not a time such as 14:00, "2026-01-31 14:00:05" or 2026-01-31T14:00:05Z, or 10m for ten minutes ago`, ""},
+		{[]string{"replay", "f", "--since", "1m", "--until", "2m"}, "--until 2m is before --since 1m", ""},
+		{[]string{"replay", "f", "--netns", "/proc/1/ns/net"}, "--netns /proc/1/ns/net: a recording knows no paths: give the inode number, or the name", ""},
+		{[]string{"replay", "f", "-w", "-"}, "-w -: events are printed there already: give a FILE, or use tcptrace record -", ""},
+		{[]string{"replay", "f", "--buffer", "1M"}, "unknown flag --buffer", ""},
+		{[]string{"retrans", "--since", "1m"}, "--since is for recordings: name one with -r FILE", ""},
+		{[]string{"retrans", "-F"}, "--follow is for recordings: name one with -r FILE", ""},
+		{[]string{"retrans", "-r", "f", "--buffer", "1M"}, "--buffer is for tracing: leave it out with -r", ""},
+		{[]string{"retrans", "-f"}, "--force is for recording: add -w FILE", ""},
+		{[]string{"retrans", "-w", ""}, "--write '': it needs a value", ""},
+		{[]string{"retrans", "-w", "-"}, "-w -: events are printed there already: give a FILE, or use tcptrace record -", ""},
 		{[]string{"completion"}, "completion needs one of bash, zsh, fish, powershell", ""},
 		{[]string{"completion", "tcsh"}, "completion needs one of bash, zsh, fish, powershell", ""},
 		{[]string{"version", "x"}, `unexpected argument "x": tcptrace version takes flags only`, ""},
 		{[]string{"version", "-o", "xml"}, "--output xml: it is one of text, json", ""},
-		{[]string{"man", "version"}, "there is a page for each of tcptrace, demo, events, resets, retrans, states", ""},
+		{[]string{"man", "version"}, "there is a page for each of tcptrace, demo, events, record, replay, resets, retrans, states", ""},
 		{[]string{"man", "retrans", "--dir", "x"}, `--dir writes all pages: leave out "retrans"`, ""},
 	}
 	for _, tt := range tests {

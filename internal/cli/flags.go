@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tcptrace/tcptrace/internal/filter"
+	"github.com/tcptrace/tcptrace/internal/record"
 	"github.com/tcptrace/tcptrace/pkg/events"
 	"github.com/tcptrace/tcptrace/pkg/format"
 )
@@ -21,6 +22,12 @@ import (
 type streamFlags struct {
 	filter filter.Spec
 	chosen []events.Type // --event
+	uids   []string      // --uid and --netns: what a name is depends on where the events come from
+	netns  []string
+	failed bool // of state changes, only those that ended a connection with an error
+
+	printed    bool // not recorded alone
+	asRecorded bool // the events of a recording decide on a table's columns
 
 	output   string
 	columns  []string
@@ -35,6 +42,16 @@ type streamFlags struct {
 	buffer int
 	btf    string
 	strict bool
+
+	write   string // "" is none
+	force   bool
+	flush   time.Duration
+	maxSize int64
+	maxAge  time.Duration
+
+	read         []string // recordings, instead of the kernel
+	since, until momentValue
+	follow       bool
 }
 
 // The groups of flags, in the order of the help.
@@ -43,9 +60,11 @@ const (
 	groupOutput = "Output"
 	groupStop   = "Stopping"
 	groupLive   = "Tracing"
+	groupWrite  = "Recording"
+	groupRead   = "Reading a recording"
 )
 
-var flagGroups = []string{groupFilter, groupOutput, groupStop, groupLive}
+var flagGroups = []string{groupFilter, groupOutput, groupStop, groupLive, groupWrite, groupRead}
 
 // groupKey is the annotation of a flag that holds its group.
 const groupKey = "group"
@@ -67,7 +86,11 @@ func (f *streamFlags) addFilter(cmd *cobra.Command, s stream) {
 	fs, done := group(cmd, groupFilter)
 	spec := &f.filter
 	if s.choice {
-		list(fs, &f.chosen, filter.ParseTypes, "event", "EVENT,...", "retransmit, reset or state")
+		usage := "retransmit, reset or state"
+		if s.records {
+			usage += "; if not given, the first two, and changes to CLOSE with an error"
+		}
+		list(fs, &f.chosen, filter.ParseTypes, "event", "EVENT,...", usage)
 	}
 	list(fs, &spec.Port, filter.ParsePorts, "port", "PORT,...", "port at either end, as in 80,443,8000-8100")
 	list(fs, &spec.LPort, filter.ParsePorts, "lport", "PORT,...", "local port")
@@ -82,9 +105,9 @@ func (f *streamFlags) addFilter(cmd *cobra.Command, s stream) {
 	list(fs, &spec.Directions, filter.ParseDirections, "direction", "DIR,...", "of a reset: sent or received")
 	list(fs, &spec.PIDs, filter.ParsePIDs, "pid", "PID,...", "process that owns the socket, alone or with others")
 	list(fs, &spec.Comms, filter.ParseComms, "comm", "NAME,...", `name of the process that owns the socket; \, is a comma`)
-	list(fs, &spec.UIDs, filter.ParseUIDs, "uid", "USER,...", "number or name of the user who owns the socket")
+	list(fs, &f.uids, whole, "uid", "USER,...", "number or name of the user who owns the socket")
 	list(fs, &spec.Cgroups, filter.ParseCgroups, "cgroup", "PATH,...", "cgroup of the socket, or one above it")
-	list(fs, &spec.NetNS, filter.ParseNetNS, "netns", "NETNS,...", "network namespace: inode number, name or path")
+	list(fs, &f.netns, whole, "netns", "NETNS,...", "network namespace: inode number, name, or path except for recordings")
 	fs.StringVar(&spec.Where, "where", "", "`EXPR` over the JSON fields, as in 'rto_ms > 1000 && attempt >= 3'")
 	done()
 
@@ -95,6 +118,43 @@ func (f *streamFlags) addFilter(cmd *cobra.Command, s stream) {
 	for _, name := range []string{"port", "lport", "rport", "addr", "laddr", "raddr", "pid", "comm", "uid", "netns", "where"} {
 		completeNothing(cmd, name)
 	}
+}
+
+// whole is a list that is parsed later.
+func whole(text string) ([]string, error) { return []string{text}, nil }
+
+// resolve parses what names mean something else in a recording than here.
+func (f *streamFlags) resolve() error {
+	spec := &f.filter
+	for _, text := range f.uids {
+		var uids []uint32
+		var users []string
+		var err error
+		if f.read == nil {
+			uids, err = filter.ParseUIDs(text)
+		} else {
+			uids, users, err = filter.ParseRecordedUIDs(text)
+		}
+		if err != nil {
+			return usagef("--uid %s: %w", quoted(text), err)
+		}
+		spec.UIDs, spec.Users = append(spec.UIDs, uids...), append(spec.Users, users...)
+	}
+	for _, text := range f.netns {
+		var inums []uint32
+		var names []string
+		var err error
+		if f.read == nil {
+			inums, err = filter.ParseNetNS(text)
+		} else {
+			inums, names, err = filter.ParseRecordedNetNS(text)
+		}
+		if err != nil {
+			return usagef("--netns %s: %w", quoted(text), err)
+		}
+		spec.NetNS, spec.NetNSNames = append(spec.NetNS, inums...), append(spec.NetNSNames, names...)
+	}
+	return nil
 }
 
 // addOutput declares the flags that say how to print.
@@ -136,15 +196,106 @@ func (f *streamFlags) addLive(cmd *cobra.Command) {
 	f.buffer = defaultBuffer
 	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two; as much again waits in user space while the output is slow")
 	fs.StringVar(&f.btf, "btf", "", "`FILE` with the kernel's types, a copy of the host's /sys/kernel/btf/vmlinux, for where that is not there")
-	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")
+	f.strictFlag(fs)
 	done()
 
 	completeNothing(cmd, "buffer")
 }
 
-// format returns how to print.
-func (f *streamFlags) format(a *app) format.Options {
-	o := format.Options{Format: f.output, Columns: f.columns, Types: f.filter.Types, NoHeader: f.noHeader}
+func (f *streamFlags) strictFlag(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")
+}
+
+// addStrict declares what of addLive is for a recording, too.
+func (f *streamFlags) addStrict(cmd *cobra.Command) {
+	fs, done := group(cmd, groupStop)
+	f.strictFlag(fs)
+	done()
+}
+
+// addQuiet declares what of addOutput serves a command that prints no event.
+func (f *streamFlags) addQuiet(cmd *cobra.Command) {
+	fs, done := group(cmd, groupOutput)
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no banner and no summary on standard error")
+	done()
+}
+
+// addWrite declares the flags of writing a recording.
+func (f *streamFlags) addWrite(cmd *cobra.Command, s stream) {
+	fs, done := group(cmd, groupWrite)
+	f.flush = record.DefaultFlush
+	force, flush := "replace FILE if it is there", "what happened is on disk after this time at most"
+	if !s.records {
+		fs.StringVarP(&f.write, "write", "w", "", "also record what is shown, in this `FILE`")
+		force, flush = "with -w: "+force, "with -w: "+flush
+	}
+	fs.BoolVarP(&f.force, "force", "f", false, force)
+	fs.Var((*durationValue)(&f.flush), "flush", flush)
+	if s.records {
+		fs.Var((*diskValue)(&f.maxSize), "max-size", "of DIR: delete the oldest files to keep all below this size, as in 500MiB or 10GiB (default 1GiB)")
+		fs.Var((*durationValue)(&f.maxAge), "max-age", "of DIR: delete files whose events are all older, as in 24h or 7d")
+	}
+	done()
+
+	if !s.records {
+		_ = cmd.MarkFlagFilename("write")
+	}
+	for _, name := range []string{"flush", "max-size", "max-age"} {
+		completeNothing(cmd, name)
+	}
+}
+
+// addRead declares the flags of reading a recording.
+func (f *streamFlags) addRead(cmd *cobra.Command, s stream) {
+	fs, done := group(cmd, groupRead)
+	if !s.replays {
+		fs.VarP(&listValue[string]{dst: &f.read, parse: filter.Split, kind: "FILE,..."}, "read", "r", "read recordings, or folders of them, instead of tracing; - is standard input")
+	}
+	fs.Var(&f.since, "since", `leave out what was before: 14:00, "2026-01-31 14:00:05", or 10m for ten minutes ago`)
+	fs.Var(&f.until, "until", "leave out what was after")
+	fs.BoolVarP(&f.follow, "follow", "F", false, "go on with what is being written, until Ctrl-C")
+	done()
+
+	if !s.replays {
+		_ = cmd.MarkFlagFilename("read")
+	}
+	completeNothing(cmd, "since")
+	completeNothing(cmd, "until")
+}
+
+// together refuses flags that don't go together.
+func (f *streamFlags) together(cmd *cobra.Command) error {
+	given := func(names ...string) string {
+		for _, name := range names {
+			if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed {
+				return name
+			}
+		}
+		return ""
+	}
+	if f.read == nil {
+		if name := given("since", "until", "follow"); name != "" {
+			return usagef("--%s is for recordings: name one with -r FILE", name)
+		}
+	} else if name := given("buffer", "btf"); name != "" {
+		return usagef("--%s is for tracing: leave it out with -r", name)
+	}
+	switch {
+	case f.write == "" && given("write") != "":
+		return usagef("--write '': it needs a value")
+	case f.write == "" && given("force", "flush") != "":
+		return usagef("--%s is for recording: add -w FILE", given("force", "flush"))
+	case f.write == "-" && given("max-size", "max-age") != "":
+		return usagef("--%s is for a folder, not for standard output", given("max-size", "max-age"))
+	case f.write == "-" && given("write") != "":
+		return usagef("-w -: events are printed there already: give a FILE, or use tcptrace record -")
+	}
+	return nil
+}
+
+// format returns how to print events of these types.
+func (f *streamFlags) format(a *app, types []events.Type) format.Options {
+	o := format.Options{Format: f.output, Columns: f.columns, Types: types, NoHeader: f.noHeader}
 	switch f.color {
 	case "always":
 		o.Color = true

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,24 +16,30 @@ import (
 
 // The flags that scripts rely on.
 func TestFlags(t *testing.T) {
-	flags := []string{
+	all := []string{
 		"--port", "--lport", "--rport", "--addr", "--laddr", "--raddr", "-4, --ipv4", "-6, --ipv6",
 		"--state", "--kind", "--direction", "--pid", "--comm", "--uid", "--cgroup", "--netns", "--where",
-		"-o, --output", "--columns", "-d, --duration", "-c, --count",
-		"--utc", "--color", "--no-header", "-q, --quiet", "--buffer", "--strict",
+		"-d, --duration", "-c, --count", "-q, --quiet", "--strict", "-f, --force", "--flush",
 	}
+	output := []string{"-o, --output", "--columns", "--utc", "--color", "--no-header", "-w, --write", "--since", "--until", "-F, --follow"}
+	others := map[string][]string{
+		"retrans": append(output, "-r, --read", "--buffer"),
+		"events":  append(output, "-r, --read", "--buffer", "--event"),
+		"record":  {"--event", "--buffer", "--max-size", "--max-age"},
+		"replay":  append(output, "--event"),
+	}
+	others["resets"], others["states"] = others["retrans"], others["retrans"]
+	every := slices.Concat(all, others["events"], others["record"])
 	for _, name := range streamNames {
 		var r run
 		if code := r.run(name, "--help"); code != 0 {
 			t.Errorf("%s: exit code %d", name, code)
 		}
-		for _, flag := range flags {
-			if !strings.Contains(r.out.String(), " "+flag+" ") {
-				t.Errorf("%s has no %s", name, flag)
+		for _, flag := range every {
+			want := slices.Contains(all, flag) || slices.Contains(others[name], flag)
+			if got := strings.Contains(r.out.String(), " "+flag+" "); got != want {
+				t.Errorf("%s: %s: %v", name, flag, got)
 			}
-		}
-		if got, want := strings.Contains(r.out.String(), " --event "), name == "events"; got != want {
-			t.Errorf("%s: --event: %v", name, got)
 		}
 	}
 }
@@ -56,9 +63,11 @@ func TestHelp(t *testing.T) {
 
 // Every example of the help is a command line that works.
 func TestExamples(t *testing.T) {
+	t.Chdir(t.TempDir())
 	for _, s := range streams {
 		for line := range strings.Lines(s.example) {
-			line, _, _ = strings.Cut(line, "#")
+			line = strings.ReplaceAll(line, "/var/lib/tcptrace", "folder")
+			line, _, _ := strings.Cut(line, "#")
 			line, _, _ = strings.Cut(line, "|")
 			line, _, _ = strings.Cut(line, "> ")
 			if strings.Contains(line, "'") {
@@ -68,7 +77,12 @@ func TestExamples(t *testing.T) {
 			}
 			words := strings.Fields(line)
 			var r run
-			if code := r.run(words[1:]...); code != 0 || strings.Contains(r.err.String(), "warning") {
+			if slices.Contains(words, "--follow") { // ends with Ctrl-C
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				r.ctx = ctx
+			}
+			if code := r.run(words[slices.Index(words, "tcptrace")+1:]...); code != 0 || strings.Contains(r.err.String(), "warning") {
 				t.Errorf("%s: exit code %d: %s", line, code, &r.err)
 			}
 		}

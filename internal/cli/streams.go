@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,8 +16,10 @@ import (
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/internal/live"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/internal/record"
 	"github.com/tcptrace/tcptrace/pkg/events"
 	"github.com/tcptrace/tcptrace/pkg/format"
+	"github.com/tcptrace/tcptrace/pkg/recording"
 )
 
 // stream is a command that shows events.
@@ -24,7 +27,9 @@ type stream struct {
 	name, short, long string
 	example           string
 	types             []events.Type
-	choice            bool // has --event
+	choice            bool   // has --event
+	args              string // what follows the name in the usage
+	records, replays  bool   // is for a recording alone
 }
 
 var streams = []stream{
@@ -69,29 +74,105 @@ tcptrace events --pid 4711 -o json > trace.json`,
 		types:  filter.Types(),
 		choice: true,
 	},
+	{
+		name:  "record",
+		args:  "FILE|DIR",
+		short: "records to a file, or as a flight recorder to a folder that stays small",
+		long: `Records what it traces, and prints no event. What happened is on disk a second
+later at most, and stays readable whatever happens to tcptrace or the machine.
+
+It keeps retransmissions, resets, and of the state changes those to CLOSE with
+an error, so that a recording is small; --event chooses otherwise. The rest
+counts as filtered. FILE must not be there yet; - is standard output.
+
+With --max-size or --max-age, or if there is such a folder, DIR gets one file
+after the other, and the oldest are deleted: a flight recorder.`,
+		example: `tcptrace record trouble.tcptrace                # until Ctrl-C
+tcptrace record /var/lib/tcptrace --max-size 1GiB --max-age 7d
+ssh web1 tcptrace record - | tcptrace replay -`,
+		types:   filter.Types(),
+		choice:  true,
+		records: true,
+	},
+	{
+		name:  "replay",
+		args:  "FILE|DIR...",
+		short: "shows recordings as if live: same filters, formats and order",
+		long: `Shows what was recorded as the live command showed it, or would have with these
+flags. It needs neither rights nor Linux. Names of --uid and --netns are those
+of where it was recorded. - is standard input.`,
+		example: `tcptrace replay trouble.tcptrace --rport 443
+tcptrace replay /var/lib/tcptrace --since 10m   # the last ten minutes
+tcptrace replay /var/lib/tcptrace --since 14:00 --until 14:05 -o wide
+tcptrace replay /var/lib/tcptrace --since 0s --follow`,
+		types:   filter.Types(),
+		choice:  true,
+		replays: true,
+	},
 }
 
 func (a *app) streamCommand(s stream) *cobra.Command {
 	f := streamFlags{filter: filter.Spec{Types: s.types}}
 	cmd := &cobra.Command{
-		Use:     s.name,
+		Use:     strings.TrimSpace(s.name + " " + s.args),
 		GroupID: groupTrace,
 		Short:   s.short,
 		Long:    s.long,
 		Example: s.example,
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(f.chosen) > 0 {
-				f.filter.Types = f.chosen
+		RunE: func(cmd *cobra.Command, words []string) error {
+			if err := f.arguments(cmd, s, words); err != nil {
+				return err
 			}
 			return a.trace(cmd, &f, nil)
 		},
 	}
 	f.addFilter(cmd, s)
-	f.addOutput(cmd)
+	if s.records {
+		f.addQuiet(cmd)
+	} else {
+		f.addOutput(cmd)
+	}
 	f.addStop(cmd)
-	f.addLive(cmd)
+	if s.replays {
+		f.addStrict(cmd)
+	} else {
+		f.addLive(cmd)
+	}
+	f.addWrite(cmd, s)
+	if !s.records {
+		f.addRead(cmd, s)
+	}
 	return cmd
+}
+
+// arguments takes what follows the name of a command, and checks it all.
+func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) error {
+	switch {
+	case s.records && len(words) != 1:
+		return usagef("record needs one FILE or DIR to write to, or - for standard output")
+	case s.records && words[0] == "" || s.replays && slices.Contains(words, ""):
+		return usagef("the name of a file is empty")
+	case s.replays && len(words) == 0:
+		return usagef("replay needs a FILE or DIR to read, or - for standard input")
+	case s.records:
+		f.write = words[0]
+	case s.replays:
+		f.read = words
+	default:
+		if err := noArgs(cmd, words); err != nil {
+			return err
+		}
+	}
+	if err := f.together(cmd); err != nil {
+		return err
+	}
+	f.printed = !s.records
+	f.failed = s.records && f.chosen == nil
+	f.asRecorded = s.replays && f.chosen == nil
+	if f.chosen != nil {
+		f.filter.Types = f.chosen
+	}
+	return f.resolve()
 }
 
 // Demo is trouble on this host, for the demo command to trace.
@@ -134,63 +215,91 @@ tcptrace demo -o json | jq .kind`,
 	return cmd
 }
 
-// trace shows events until the user, a flag, or the end of the demo, which may
-// be nil, ends it.
+// trace shows or records events until the user, a flag, or the end of the
+// recording or of the demo, which may be nil, ends it.
 func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	keep, err := f.filter.Match()
 	if err != nil {
 		return usagef("--where: %w", err)
 	}
-	printer, err := format.New(f.format(a))
-	if err != nil {
-		return usagef("--columns: %w", err)
+	if f.failed {
+		keep = failures(keep)
 	}
-	var limits []live.Limit
-	if a.env.Limits != nil {
-		limits = a.env.Limits()
-	}
-	for _, w := range append(f.warnings(), limited(cmd, limits)...) {
-		a.say("warning: %s", w)
-	}
-
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	var unseen string
-	o := live.Options{
-		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf,
-		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
-	}
-	if demo != nil {
-		o.KeepRights = demo.Rights()
-	}
-	src, err := a.env.Open(ctx, o)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil // interrupted before anything was traced
+
+	var src pipeline.Source
+	var replayed *record.Source
+	types := f.filter.Types
+	if f.read != nil {
+		if replayed, err = a.openRecordings(f); err != nil {
+			return err
 		}
-		return err
+		defer func() { err = errors.Join(err, replayed.Close()) }()
+		if recorded := replayed.Info().Types; f.asRecorded && len(recorded) > 0 {
+			types = recorded // a table has the columns that it had
+		}
 	}
-	defer func() { err = errors.Join(err, src.Close()) }()
+	var printer *format.Printer
+	if f.output != "" {
+		if printer, err = format.New(f.format(a, types)); err != nil {
+			return usagef("--columns: %w", err)
+		}
+	}
+	for _, w := range f.warnings() {
+		a.say("warning: %s", w)
+	}
+	var rec *record.Recorder
+	if f.write != "" {
+		if rec, err = a.openRecorder(f); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, rec.Close()) }()
+	}
+	var tell record.Teller
+	var info recording.Info
+	var traced live.Source
+	if replayed == nil {
+		var rights []string
+		if demo != nil {
+			rights = demo.Rights()
+		}
+		if rec != nil {
+			rights = append(rights, rec.Rights()...)
+		}
+		if traced, err = a.openLive(ctx, cmd, f, rights, demo != nil); err != nil {
+			if ctx.Err() != nil {
+				return nil // interrupted before anything was traced
+			}
+			return err
+		}
+		defer func() { err = errors.Join(err, traced.Close()) }()
+		src, tell, info = traced, teller(traced), a.describe(cmd, f, traced)
+	} else {
+		src, tell, info = a.watch(replayed, f), record.Teller{Settings: replayed.Settings}, a.copied(cmd, f, replayed)
+		if !f.quiet {
+			a.say("%s", f.replayBanner(cmd, info))
+		}
+	}
 
 	if f.duration > 0 {
 		ctx, cancel = context.WithTimeout(ctx, f.duration)
 		defer cancel()
-	}
-	if !f.quiet {
-		a.say("%s", f.banner(cmd, demo != nil))
-		if unseen != "" {
-			a.say("not seen on this kernel: %s", unseen)
-		}
-		if len(limits) > 0 {
-			a.say("%s", limitsText(limits))
-		}
 	}
 	po := pipeline.Options{
 		Keep:    keep,
 		Printer: printer,
 		Out:     a.out,
 		Count:   f.count,
-		Idle:    func() error { return checkOpen(a.env.Stdout) },
+	}
+	if printer != nil || f.write == "-" {
+		po.Idle = func() error { return checkOpen(a.env.Stdout) }
+	}
+	if rec != nil {
+		if err := rec.Start(info, tell); err != nil {
+			return err
+		}
+		po.Sink = rec
 	}
 	var play *performance
 	if demo != nil {
@@ -202,7 +311,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			return checkOpen(a.env.Stdout)
 		}
 	}
-	if !printer.ShowsLost() {
+	if printer == nil || !printer.ShowsLost() {
 		po.Warn = func(e *events.Event) { a.say("%s", format.LostText(e)) }
 	}
 	sum, err := pipeline.Run(ctx, src, po)
@@ -210,21 +319,82 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		cancel()
 		err = errors.Join(err, play.wait())
 	}
-	if what := src.Overlooked(); what != "" && !f.quiet {
-		a.say("not seen: %s", what)
-	}
-	if !f.quiet && f.output != format.JSON && a.out.err == nil && !errors.Is(err, errClosed) {
-		a.say("%s", format.SummaryText(&sum))
-		if text := format.AuditText(&sum); text != "" {
-			a.say("%s", text)
-		} else if n := sum.Skipped; n > 0 {
-			a.say("the kernel skipped %d runs of programs that were in the middle of another event: up to %d events are missing", n, n)
+	a.out.bar.clear()
+	if traced != nil && !f.quiet {
+		if what := traced.Overlooked(); what != "" {
+			a.say("not seen: %s", what)
 		}
+	}
+	if rec != nil && rec.Folder() {
+		rec.SumAudits(&sum)
+	}
+	if !f.quiet && a.out.err == nil && !errors.Is(err, errClosed) {
+		a.conclude(f, &sum, rec)
+	}
+	if replayed != nil && err == nil {
+		err = replayed.Err()
 	}
 	if f.strict && sum.Lost > 0 && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
 		return lostError(sum.Lost)
 	}
 	return err
+}
+
+// conclude tells what a stream came to.
+func (a *app) conclude(f *streamFlags, sum *events.Summary, rec *record.Recorder) {
+	if f.output != format.JSON {
+		a.say("%s", format.SummaryText(sum))
+		if text := format.AuditText(sum); text != "" {
+			a.say("%s", text)
+		} else if n := sum.Skipped; n > 0 {
+			a.say("the kernel skipped %d runs of programs that were in the middle of another event: up to %d events are missing", n, n)
+		}
+	}
+	if rec == nil {
+		return
+	}
+	switch bytes, files := rec.Written(); {
+	case rec.Folder():
+		a.say("recorded %d bytes in %s in %s", bytes, plural(files, "file"), printable(f.write))
+	case f.write == "-":
+		a.say("recorded %d bytes", bytes)
+	default:
+		a.say("recorded %d bytes in %s", bytes, printable(f.write))
+	}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// openLive begins to trace, and says so.
+func (a *app) openLive(ctx context.Context, cmd *cobra.Command, f *streamFlags, rights []string, demo bool) (live.Source, error) {
+	var limits []live.Limit
+	if a.env.Limits != nil {
+		limits = a.env.Limits()
+	}
+	for _, w := range limited(cmd, limits) {
+		a.say("warning: %s", w)
+	}
+	var unseen string
+	src, err := a.env.Open(ctx, live.Options{
+		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights,
+		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
+	})
+	if err != nil || f.quiet {
+		return src, err
+	}
+	a.say("%s", f.banner(cmd, demo))
+	if unseen != "" {
+		a.say("not seen on this kernel: %s", unseen)
+	}
+	if len(limits) > 0 {
+		a.say("%s", limitsText(limits))
+	}
+	return src, nil
 }
 
 // performance is a demo under way.
@@ -294,7 +464,11 @@ var nouns = map[events.Type]string{
 func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
 	var what []string
 	for _, t := range f.filter.Types {
-		what = append(what, nouns[t])
+		if noun := nouns[t]; f.failed && t == events.StateChange {
+			what = append(what, "failed closes")
+		} else {
+			what = append(what, noun)
+		}
 	}
 	text := "tracing " + enumerate(what)
 	switch {
@@ -312,6 +486,13 @@ func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
 	}
 	if f.duration > 0 {
 		ends = append(ends, "after "+shortDuration(f.duration))
+	}
+	switch f.write {
+	case "":
+	case "-":
+		text += ", recorded on standard output"
+	default:
+		text += ", recorded in " + printable(f.write)
 	}
 	return text + "; stops " + strings.Join(append(ends, "with Ctrl-C"), " or ")
 }

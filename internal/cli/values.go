@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -61,7 +62,7 @@ func (v *choiceValue) String() string { return *v.dst }
 type durationValue time.Duration
 
 func (v *durationValue) Set(text string) error {
-	d, err := time.ParseDuration(text)
+	d, err := parseDuration(text)
 	if err != nil {
 		if _, nerr := strconv.ParseFloat(text, 64); nerr == nil {
 			return fmt.Errorf("it needs a unit, as in %ss or %sm", text, text)
@@ -73,6 +74,16 @@ func (v *durationValue) Set(text string) error {
 	}
 	*v = durationValue(d)
 	return nil
+}
+
+// parseDuration takes days, too.
+func parseDuration(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			return time.Duration(n) * 24 * time.Hour, nil
+		}
+	}
+	return time.ParseDuration(text)
 }
 
 func (v *durationValue) Type() string { return "TIME" }
@@ -104,6 +115,19 @@ type sizeValue int
 const minSize, maxSize = 4 << 10, 1 << 30
 
 func (v *sizeValue) Set(text string) error {
+	n, err := parseSize(text)
+	if err != nil {
+		return err
+	}
+	if n > maxSize || n < minSize {
+		return errors.New("it goes from 4KiB to 1GiB")
+	}
+	*v = 1 << bits.Len64(n-1)
+	return nil
+}
+
+// parseSize returns a number of bytes; the largest for what is larger.
+func parseSize(text string) (uint64, error) {
 	const wrong = "it is not a size such as 64MiB; the units are KiB, MiB, GiB, or K, M, G for short"
 	digits := strings.TrimRight(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 	var shift int
@@ -116,30 +140,97 @@ func (v *sizeValue) Set(text string) error {
 	case "g", "gib":
 		shift = 30
 	default:
-		return errors.New(wrong)
+		return 0, errors.New(wrong)
 	}
 	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return errors.New(wrong)
+	switch {
+	case errors.Is(err, strconv.ErrRange) || n > math.MaxUint64>>shift:
+		return math.MaxUint64, nil
+	case err != nil:
+		return 0, errors.New(wrong)
 	}
-	if err != nil || n > maxSize>>shift || n<<shift < minSize {
-		return errors.New("it goes from 4KiB to 1GiB")
-	}
-	*v = 1 << bits.Len64(n<<shift-1)
-	return nil
+	return n << shift, nil
 }
 
 func (v *sizeValue) Type() string { return "SIZE" }
 
-func (v *sizeValue) String() string {
-	n := int(*v)
+func (v *sizeValue) String() string { return sizeText(int64(*v)) }
+
+// sizeText writes a number of bytes with the largest unit that fits.
+func sizeText(n int64) string {
 	for _, unit := range []string{"", "KiB", "MiB"} {
 		if n < 1024 {
-			return strconv.Itoa(n) + unit
+			return strconv.FormatInt(n, 10) + unit
 		}
 		n /= 1024
 	}
-	return strconv.Itoa(n) + "GiB"
+	return strconv.FormatInt(n, 10) + "GiB"
+}
+
+// diskValue is a number of bytes on disk.
+type diskValue int64
+
+const minDisk, maxDisk = 1 << 20, 1 << 50
+
+func (v *diskValue) Set(text string) error {
+	n, err := parseSize(text)
+	if err != nil {
+		return err
+	}
+	if n < minDisk || n > maxDisk {
+		return errors.New("it goes from 1MiB to 1048576GiB")
+	}
+	*v = diskValue(n)
+	return nil
+}
+
+func (v *diskValue) Type() string { return "SIZE" }
+
+func (v *diskValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return sizeText(int64(*v))
+}
+
+// momentValue is a time of day, a time, or a duration that has passed since.
+type momentValue string
+
+func (v *momentValue) Set(text string) error {
+	*v = momentValue(text)
+	_, err := v.at(time.Now())
+	return err
+}
+
+func (v *momentValue) Type() string   { return "TIME" }
+func (v *momentValue) String() string { return string(*v) }
+
+// at is the moment, as now and its time zone make it; zero for none.
+func (v *momentValue) at(now time.Time) (time.Time, error) {
+	text := strings.TrimSpace(string(*v))
+	if *v == "" {
+		return time.Time{}, nil
+	}
+	if d, err := parseDuration(text); err == nil {
+		if d < 0 {
+			return time.Time{}, errors.New("it must not be negative: 10m is ten minutes ago")
+		}
+		return now.Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, nil
+	}
+	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	for _, layout := range []string{"15:04:05", "15:04"} {
+		if t, err := time.ParseInLocation(time.DateOnly+" "+layout, now.Format(time.DateOnly)+" "+text, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, errors.New(`it is not a time such as 14:00, "2026-01-31 14:00:05" or 2026-01-31T14:00:05Z, or 10m for ten minutes ago`)
 }
 
 // quoted quotes text where a shell would need it, or where it holds what a

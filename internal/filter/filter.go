@@ -32,6 +32,7 @@ type Spec struct {
 	UIDs               []uint32
 	Cgroups            []string // absolute clean paths: /a covers /a and /a/b, not /ab
 	NetNS              []uint32 // inode numbers
+	Users, NetNSNames  []string // alternatives to UIDs and NetNS, which the kernel side does not know: for recordings
 	Where              string   // an expression, see [Spec.Match]
 }
 
@@ -148,10 +149,10 @@ func (m *matcher) match(e *events.Event) bool {
 		len(s.RAddr) > 0 && !contains(s.RAddr, e.RAddr) {
 		return false
 	}
-	if len(s.NetNS) > 0 && (e.NetNS == 0 || !slices.Contains(s.NetNS, e.NetNS)) {
+	if len(s.NetNS)+len(s.NetNSNames) > 0 && (e.NetNS == 0 || !slices.Contains(s.NetNS, e.NetNS)) && !hasName(s.NetNSNames, e.NetNSName) {
 		return false
 	}
-	if len(s.UIDs) > 0 && (!e.Has(events.HasUID) || !slices.Contains(s.UIDs, e.UID)) {
+	if len(s.UIDs)+len(s.Users) > 0 && (!e.Has(events.HasUID) || !slices.Contains(s.UIDs, e.UID)) && !hasName(s.Users, e.User) {
 		return false
 	}
 	if len(s.PIDs) > 0 && !hasPID(s.PIDs, e) {
@@ -207,6 +208,10 @@ func hasComm(list []string, c *events.Comm) bool {
 		}
 	}
 	return false
+}
+
+func hasName(list []string, name string) bool {
+	return name != "" && slices.Contains(list, name)
 }
 
 func hasCgroup(list []string, path string) bool {

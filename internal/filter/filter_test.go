@@ -50,6 +50,10 @@ func spec(t testing.TB, flags ...string) *Spec {
 			s.Cgroups, err = ParseCgroups(text)
 		case "netns":
 			s.NetNS, err = ParseNetNS(text)
+		case "recorded-uid":
+			s.UIDs, s.Users, err = ParseRecordedUIDs(text)
+		case "recorded-netns":
+			s.NetNS, s.NetNSNames, err = ParseRecordedNetNS(text)
 		case "where":
 			s.Where = text
 		default:
@@ -73,7 +77,7 @@ func TestMatch(t *testing.T) {
 		retrans = events.Event{
 			Type: events.Retransmit, Kind: events.KindRTO, Family: 4, State: events.Established,
 			LAddr: ip("10.0.0.1"), RAddr: ip("192.0.2.7"), LPort: 443, RPort: 50000,
-			PID: 7, Comm: comm("nginx"), UID: 0, Known: events.HasUID, NetNS: 4026531840, Cgroup: "/a/b", Sharers: []uint32{7, 70, 700},
+			PID: 7, Comm: comm("nginx"), UID: 0, Known: events.HasUID, User: "web", NetNS: 4026531840, NetNSName: "blue", Cgroup: "/a/b", Sharers: []uint32{7, 70, 700},
 			Unit: "b.service", Container: "c0ffee", Pod: "5be2cfa7",
 		}
 		state = events.Event{
@@ -103,6 +107,13 @@ func TestMatch(t *testing.T) {
 		{[]string{"lport", "0-100"}, ""},
 		{[]string{"lport", "443", "rport", "50000"}, "r"},
 		{[]string{"lport", "443", "rport", "50001"}, ""},
+		{[]string{"recorded-uid", "0"}, "r"},
+		{[]string{"recorded-uid", "no-such-user-here, web"}, "r"},
+		{[]string{"recorded-uid", "1, root"}, ""}, // whoever root is here
+		{[]string{"recorded-netns", "4026531840"}, "r"},
+		{[]string{"recorded-netns", "1,blue"}, "r"},
+		{[]string{"recorded-netns", "/run/netns/blue"}, "r"},
+		{[]string{"recorded-netns", "green"}, ""},
 		{[]string{"addr", "10.0.0.1"}, "rm"},
 		{[]string{"addr", "192.0.2.0/24"}, "r"},
 		{[]string{"addr", "10.0.0.0/8,2001:db8::/32"}, "rsm"},

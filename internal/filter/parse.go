@@ -215,13 +215,10 @@ func ParseComms(text string) ([]string, error) {
 // ParseUIDs parses a list of user ids and of names of this system's users.
 func ParseUIDs(text string) ([]uint32, error) {
 	return list(text, func(w string) (uint32, error) {
-		w = strings.TrimSpace(w)
-		if n, err := strconv.ParseUint(w, 10, 32); err == nil {
-			return uint32(n), nil
-		} else if errors.Is(err, strconv.ErrRange) {
-			return 0, errors.New("user ids go from 0 to 4294967295")
+		if n, name, err := uid(w); err != nil || name == "" {
+			return n, err
 		}
-		u, err := user.Lookup(w)
+		u, err := user.Lookup(strings.TrimSpace(w))
 		if err != nil {
 			var unknown user.UnknownUserError
 			if errors.As(err, &unknown) {
@@ -235,6 +232,41 @@ func ParseUIDs(text string) ([]uint32, error) {
 		}
 		return uint32(n), nil
 	})
+}
+
+// ParseRecordedUIDs parses what ParseUIDs does, for a recording: its names are
+// those of the system where it was made.
+func ParseRecordedUIDs(text string) (uids []uint32, users []string, err error) {
+	return either(text, uid)
+}
+
+// uid parses a user id, or returns a name.
+func uid(w string) (n uint32, name string, err error) {
+	w = strings.TrimSpace(w)
+	v, err := strconv.ParseUint(w, 10, 32)
+	switch {
+	case err == nil:
+		return uint32(v), "", nil
+	case errors.Is(err, strconv.ErrRange):
+		return 0, "", errors.New("user ids go from 0 to 4294967295")
+	}
+	return 0, w, nil
+}
+
+// either parses a list whose values are numbers or names.
+func either(text string, parse func(string) (uint32, string, error)) (numbers []uint32, names []string, err error) {
+	_, err = list(text, func(w string) (struct{}, error) {
+		n, name, err := parse(w)
+		switch {
+		case err != nil:
+		case name == "":
+			numbers = append(numbers, n)
+		default:
+			names = append(names, name)
+		}
+		return struct{}{}, err
+	})
+	return numbers, names, err
 }
 
 // ParseCgroups parses a list of cgroup paths, with /sys/fs/cgroup before them
@@ -255,14 +287,38 @@ func ParseCgroups(text string) ([]string, error) {
 // "ip netns" knows them, and paths such as /proc/1/ns/net.
 func ParseNetNS(text string) ([]uint32, error) {
 	return list(text, func(w string) (uint32, error) {
-		w = strings.TrimSpace(w)
-		n, err := strconv.ParseUint(w, 10, 32)
-		switch {
-		case err == nil && n > 0:
-			return uint32(n), nil
-		case err == nil || errors.Is(err, strconv.ErrRange):
-			return 0, errors.New("inode numbers of namespaces go from 1 to 4294967295")
+		n, name, err := inum(w)
+		if err != nil || name == "" {
+			return n, err
 		}
-		return netns(w)
+		return netns(name)
 	})
+}
+
+// ParseRecordedNetNS parses a list of network namespaces of a recording: inode
+// numbers, and names as "ip netns" knew them.
+func ParseRecordedNetNS(text string) (inums []uint32, names []string, err error) {
+	return either(text, func(w string) (uint32, string, error) {
+		n, name, err := inum(w)
+		if strings.Contains(name, "/") {
+			if dir, base := path.Split(path.Clean(name)); dir == "/run/netns/" || dir == "/var/run/netns/" {
+				return n, base, err
+			}
+			return 0, "", errors.New("a recording knows no paths: give the inode number, or the name")
+		}
+		return n, name, err
+	})
+}
+
+// inum parses the inode number of a namespace, or returns a name.
+func inum(w string) (n uint32, name string, err error) {
+	w = strings.TrimSpace(w)
+	v, err := strconv.ParseUint(w, 10, 32)
+	switch {
+	case err == nil && v > 0:
+		return uint32(v), "", nil
+	case err == nil || errors.Is(err, strconv.ErrRange):
+		return 0, "", errors.New("inode numbers of namespaces go from 1 to 4294967295")
+	}
+	return 0, w, nil
 }

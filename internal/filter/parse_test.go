@@ -88,6 +88,10 @@ func anyOf[T any](parse func(string) (T, error)) func(string) (any, error) {
 	return func(s string) (any, error) { return parse(s) }
 }
 
+func recorded(parse func(string) ([]uint32, []string, error)) func(string) (any, error) {
+	return func(s string) (any, error) { _, _, err := parse(s); return nil, err }
+}
+
 func TestParseErrors(t *testing.T) {
 	tests := []struct {
 		parse func(string) (any, error)
@@ -118,6 +122,9 @@ func TestParseErrors(t *testing.T) {
 		{anyOf(ParseUIDs), "no-such-user-here", "there is no such user here; a number works for any"},
 		{anyOf(ParseNetNS), "0", "inode numbers of namespaces go from 1 to 4294967295"},
 		{anyOf(ParseNetNS), "4294967296", "inode numbers of namespaces go from 1 to 4294967295"},
+		{recorded(ParseRecordedUIDs), "root,4294967296", `value 2, "4294967296": user ids go from 0 to 4294967295`},
+		{recorded(ParseRecordedNetNS), "0", "inode numbers of namespaces go from 1 to 4294967295"},
+		{recorded(ParseRecordedNetNS), "/proc/1/ns/net", "a recording knows no paths: give the inode number, or the name"},
 	}
 	for _, tt := range tests {
 		_, err := tt.parse(tt.text)

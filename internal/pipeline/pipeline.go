@@ -2,9 +2,9 @@
 
 // Package pipeline is the one loop that every stream goes through:
 //
-//	source -> keep? -> print
+//	source -> keep? -> print, record
 //
-// where the source is a kernel or, one day, a recording. It knows neither.
+// where the source is a kernel or a recording. It knows neither, nor files.
 package pipeline
 
 import (
@@ -43,12 +43,32 @@ type Counts struct {
 	Skipped, SkippedCounting uint64
 	Audit                    []events.Audit
 	Checked                  int
+
+	// Of a recording, how long it took; else Run looks at the clock.
+	Recorded bool
+	Elapsed  time.Duration
 }
+
+// Sink takes what is printed, too, as a recording does.
+type Sink interface {
+	// Append takes an event, or a lost one. It keeps nothing that e refers to.
+	Append(e *events.Event) error
+	// Tick is called after each read: about ten times a second when nothing
+	// happens. soFar is the summary up to there, without the audit.
+	Tick(soFar func() events.Summary) error
+	// Finish is called once, last, unless Append or Tick has failed.
+	Finish(*events.Summary) error
+}
+
+// ErrEnough is the cause of the end of the context that [Source].Read gets when
+// o.Count events were shown.
+var ErrEnough = errors.New("enough events")
 
 // Options of [Run].
 type Options struct {
 	Keep    func(*events.Event) bool // nil keeps everything; lost events always pass
-	Printer *format.Printer
+	Printer *format.Printer          // nil prints nothing
+	Sink    Sink                     // nil is none
 	Out     io.Writer
 	Count   uint64              // stop after so many events; 0: don't
 	Warn    func(*events.Event) // called for each lost event; may be nil
@@ -60,15 +80,18 @@ const (
 	flushLen = 64 << 10 // bytes printed at a time, at most a little more
 )
 
-// Run prints what src gives until it ends, ctx is done, or o.Count events were
-// printed. The summary is right also beside an error, which is one of src,
-// o.Idle, or o.Out.
+// Run prints and records what src gives until it ends, ctx is done, or o.Count
+// events were shown. The summary is right also beside an error, which is one of
+// src, o.Idle, o.Out, or o.Sink.
 func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
-	r := run{o: o, start: time.Now(), buf: make([]byte, 0, flushLen+4096)}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	r := run{o: o, start: time.Now()}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 
-	r.buf = o.Printer.AppendHeader(r.buf)
+	if o.Printer != nil {
+		r.buf = o.Printer.AppendHeader(make([]byte, 0, flushLen+4096))
+	}
+	soFar := func() events.Summary { return r.summary(src.Counts()) }
 	err := r.flush()
 	batch := make([]events.Event, 0, batchLen)
 	for done := false; err == nil && !done; {
@@ -80,7 +103,9 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 				r.filtered++ // what comes after the last wanted event is not wanted
 				continue
 			}
-			r.event(&batch[i])
+			if err = r.event(&batch[i]); err != nil {
+				break
+			}
 			if len(r.buf) >= flushLen {
 				if err = r.flush(); err != nil {
 					break
@@ -99,17 +124,25 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 			err = o.Idle()
 		}
 		if o.Count > 0 && r.shown == o.Count {
-			cancel() // the source drains, so that the account is whole
+			cancel(ErrEnough) // the source drains, so that the account is whole
 		}
 		if ferr := r.flush(); err == nil {
 			err = ferr
 		}
+		if o.Sink != nil && r.sinkErr == nil {
+			if r.sinkErr = o.Sink.Tick(soFar); err == nil {
+				err = r.sinkErr
+			}
+		}
 	}
 
-	sum := r.summary(src.Counts())
-	if err == nil {
+	sum := soFar()
+	if err == nil && o.Printer != nil {
 		r.buf = o.Printer.AppendSummary(r.buf, &sum)
 		err = r.flush()
+	}
+	if o.Sink != nil && r.sinkErr == nil { // whatever else failed, what was recorded is whole
+		err = errors.Join(err, o.Sink.Finish(&sum))
 	}
 	return sum, err
 }
@@ -122,9 +155,11 @@ type run struct {
 	shown    uint64
 	filtered uint64
 	byKind   [256]uint64 // by events.Kind; a kind of 0 counts state changes
+	sinkErr  error
 }
 
-func (r *run) event(e *events.Event) {
+// event shows e, if it is wanted. The error is the sink's.
+func (r *run) event(e *events.Event) error {
 	if e.Type == events.Lost {
 		if r.o.Warn != nil {
 			r.o.Warn(e)
@@ -132,12 +167,18 @@ func (r *run) event(e *events.Event) {
 	} else {
 		if r.o.Keep != nil && !r.o.Keep(e) {
 			r.filtered++
-			return
+			return nil
 		}
 		r.shown++
 		r.byKind[e.Kind]++
 	}
-	r.buf = r.o.Printer.AppendEvent(r.buf, e)
+	if r.o.Printer != nil {
+		r.buf = r.o.Printer.AppendEvent(r.buf, e)
+	}
+	if r.o.Sink != nil {
+		r.sinkErr = r.o.Sink.Append(e)
+	}
+	return r.sinkErr
 }
 
 func (r *run) flush() error {
@@ -164,6 +205,9 @@ func (r *run) summary(c Counts) events.Summary {
 		SkippedCounting: c.SkippedCounting,
 		Audit:           c.Audit,
 		Checked:         c.Checked,
+	}
+	if c.Recorded {
+		s.Elapsed = c.Elapsed
 	}
 	for k, n := range r.byKind {
 		if n == 0 {

@@ -4,6 +4,7 @@ package recording
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"math/bits"
 	"unsafe"
 
@@ -49,8 +50,10 @@ type block struct {
 	connOf  []conn
 	connIdx index
 	// state has what perConn columns are differences to, slots numbers for each
-	// connection. A new connection begins with that of the event before.
-	state, previous []uint64
+	// connection. A new connection begins with that of the event before, whose
+	// row is previous.
+	state    []uint64
+	previous int
 
 	events   tableWriter
 	settings []byte
@@ -65,13 +68,12 @@ type shape struct {
 	form
 	row     int // in the block; -1: not in it yet
 	columns []*column
-	others  []*column // that are zero in its events: or else the form is another
+	others  []word // that are zero in its events: or else the form is another
 }
 
 func newBlock() block {
 	return block{
-		texts: newTexts(), shapes: map[form]*shape{}, previous: make([]uint64, slots),
-		ownerIdx: newIndex(maxEvents), connIdx: newIndex(maxEvents),
+		texts: texts{seed: maphash.MakeSeed()}, shapes: map[form]*shape{},
 	}
 }
 
@@ -87,7 +89,6 @@ func (b *block) clear() {
 	b.ownerIdx.clear()
 	b.connIdx.clear()
 	b.ownerOf, b.connOf, b.state, b.settings = b.ownerOf[:0], b.connOf[:0], b.state[:0], b.settings[:0]
-	clear(b.previous)
 	if len(b.shapes) > 1024 {
 		clear(b.shapes)
 		b.latest = nil
@@ -134,7 +135,6 @@ func (b *block) add(e *events.Event) {
 	b.events.streams[ownerID].put(zigzag(uint64(o)-state[0], 64))
 	state[0] = uint64(o)
 	b.events.add(s.columns, unsafe.Pointer(e), &b.texts, state)
-	copy(b.previous, state)
 }
 
 // shape returns that of e.
@@ -148,8 +148,8 @@ func (b *block) shape(e *events.Event) *shape {
 		}
 		b.latest = s
 	}
-	for _, c := range s.others {
-		if !c.at.zero(unsafe.Pointer(e)) {
+	for i := range s.others {
+		if s.others[i].load(unsafe.Pointer(e)) != 0 {
 			s = b.irregular(s.form, e)
 			break
 		}
@@ -182,7 +182,7 @@ func newShape(f form) *shape {
 		if c := &eventColumns[i]; f.Columns>>c.id&1 != 0 {
 			s.columns = append(s.columns, c)
 		} else {
-			s.others = append(s.others, c)
+			s.others = addWord(s.others, &c.at)
 		}
 	}
 	return s
@@ -202,43 +202,50 @@ func (b *block) conn(e *events.Event) (row, back int) {
 		a := e.RAddr.As16()
 		h = mix(mix(h, le.Uint64(a[:])), le.Uint64(a[8:]))
 	}
-	for i := uint64(0); ; i++ {
-		row, slot := b.connIdx.at(h, i)
-		if row < 0 {
-			n := len(b.connOf)
-			b.connIdx.put(slot, n)
+	for i := uint32(0); ; {
+		row := b.connIdx.find(h, &i)
+		switch {
+		case row < 0:
+			row = len(b.connOf)
+			b.connIdx.add(h)
 			b.connOf = append(b.connOf, conn{})
-			b.connOf[n].from(e)
-			b.conns.addAll(connColumns, unsafe.Pointer(&b.connOf[n]), &b.texts)
-			b.state = append(b.state, b.previous...)
-			return n, 0
+			b.connOf[row].from(e)
+			b.conns.addAll(connColumns, unsafe.Pointer(&b.connOf[row]), &b.texts)
+			b.state = newState(b.state, b.previous)
+		case b.connOf[row].is(e):
+			back = len(b.connOf) - row
+		default:
+			continue
 		}
-		if b.connOf[row].is(e) {
-			return int(row), len(b.connOf) - int(row)
-		}
+		b.previous = row
+		return row, back
 	}
+}
+
+// newState appends a connection's state to all: that of row previous.
+func newState(all []uint64, previous int) []uint64 {
+	if len(all) == 0 {
+		return append(all, make([]uint64, slots)...)
+	}
+	return append(all, all[previous*slots:(previous+1)*slots]...)
 }
 
 // owner returns the row of e's owner.
 func (b *block) owner(e *events.Event) int {
 	h := mix(mix(uint64(e.PID)<<32|uint64(e.NetNS), e.CgroupID), uint64(e.UID))
 	h = mix(mix(h, le.Uint64(e.Comm[:])), le.Uint64(e.Comm[8:]))
-	for i := uint64(0); ; i++ {
-		row, slot := b.ownerIdx.at(h, i)
+	for i := uint32(0); ; {
+		row := b.ownerIdx.find(h, &i)
 		if row < 0 {
-			n := len(b.ownerOf)
-			b.ownerIdx.put(slot, n)
-			if n < cap(b.ownerOf) {
-				b.ownerOf = b.ownerOf[:n+1] // with the memory of its list
-			} else {
-				b.ownerOf = append(b.ownerOf, owner{})
-			}
-			b.ownerOf[n].from(e)
-			b.owners.addAll(ownerColumns, unsafe.Pointer(&b.ownerOf[n]), &b.texts)
-			return n
+			row = len(b.ownerOf)
+			b.ownerIdx.add(h)
+			b.ownerOf = extend(b.ownerOf) // with the memory of its list
+			b.ownerOf[row].from(e)
+			b.owners.addAll(ownerColumns, unsafe.Pointer(&b.ownerOf[row]), &b.texts)
+			return row
 		}
 		if b.ownerOf[row].is(e) {
-			return int(row)
+			return row
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package recording
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -353,6 +354,37 @@ func (p *place) zero(row unsafe.Pointer) bool {
 		return len(*(*[]uint32)(at)) == 0
 	}
 	return p.load(row) == 0
+}
+
+// word is some bytes of an aligned word of a row. A whole word is looked at in
+// the time that one of its fields takes.
+type word struct {
+	offset uintptr
+	mask   uint64
+}
+
+func (w *word) load(row unsafe.Pointer) uint64 {
+	return *(*uint64)(unsafe.Add(row, w.offset)) & w.mask
+}
+
+// addWord adds to list the bytes that are not zero if what is at p isn't: of a
+// string the length.
+func addWord(list []word, p *place) []word {
+	offset, size := p.offset, uintptr(p.class.bits()/8)
+	if p.class == text {
+		offset, size = offset+unsafe.Sizeof(uintptr(0)), unsafe.Sizeof(int(0))
+	}
+	var bytes [8]byte
+	for i := range size {
+		bytes[offset%8+i] = 0xff
+	}
+	offset -= offset % 8
+	mask := binary.NativeEndian.Uint64(bytes[:])
+	if n := len(list) - 1; n >= 0 && list[n].offset == offset {
+		list[n].mask |= mask
+		return list
+	}
+	return append(list, word{offset, mask})
 }
 
 // zigzag makes a difference of that many bits a number that is small if the

@@ -29,10 +29,11 @@ type content struct {
 	next   uint32
 	sets   []events.Settings
 
-	state, previous []uint64 // as in block
-	events          tableReader
-	table           tableReader // of the others, one after the other
-	note            func(string)
+	state    []uint64 // as in block
+	previous int
+	events   tableReader
+	table    tableReader // of the others, one after the other
+	note     func(string)
 }
 
 type formRead struct {
@@ -106,8 +107,7 @@ func (c *content) open(h *blockHeader, raw []byte) error {
 		return errCorrupt
 	}
 	c.events.cursors[timeColumn].last = uint64(h.clock)
-	c.state = c.state[:0]
-	c.previous = append(c.previous[:0], make([]uint64, slots)...)
+	c.state, c.previous = c.state[:0], 0
 	return nil
 }
 
@@ -137,8 +137,9 @@ func (c *content) read(e *events.Event) error {
 		if c.known++; c.known > len(c.conns) {
 			return errCorrupt
 		}
-		c.state = append(c.state, c.previous...)
+		c.state = newState(c.state, c.previous)
 	}
+	c.previous = row
 	state := c.state[row*slots : (row+1)*slots]
 	o := state[0] + unzigzag(downer)
 	if o >= uint64(len(c.owners)) {
@@ -154,7 +155,6 @@ func (c *content) read(e *events.Event) error {
 			return errCorrupt
 		}
 	}
-	copy(c.previous, state)
 	if c.left() == 0 && !t.done() {
 		return errCorrupt
 	}

@@ -88,7 +88,7 @@ func (t *traffic) services() (list []service) {
 		id := fmt.Sprintf("%016x%016x%016x%016x", t.rnd.Uint64(), t.rnd.Uint64(), t.rnd.Uint64(), t.rnd.Uint64())
 		pod := fmt.Sprintf("%08x-%04x-4%03x-a%03x-%012x", t.rnd.Uint32(), t.rnd.Uint32()>>16, t.rnd.Uint32()>>20, t.rnd.Uint32()>>20, t.rnd.Uint64()>>16)
 		list = append(list, service{
-			netns: uint32(4026532000 + 71*i), netnsName: fmt.Sprintf("cni-%08x", t.rnd.Uint32()), uid: 1000,
+			netns: 4026532000 + 71*uint32(i), netnsName: fmt.Sprintf("cni-%08x", t.rnd.Uint32()), uid: 1000,
 			cgroupID: uint64(9000 + 213*i),
 			cgroup:   "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + pod + ".slice/cri-containerd-" + id + ".scope",
 			unit:     "cri-containerd-" + id + ".scope", container: id, pod: pod,

@@ -556,10 +556,11 @@ func (in *input) need(n int) bool {
 		if in.eof || in.err != nil {
 			return false
 		}
-		if in.pos+n > cap(in.buf) {
+		if len(in.buf) == cap(in.buf) || in.pos == len(in.buf) {
 			room := in.buf
-			if n > cap(room) {
-				room = make([]byte, 0, max(n+n/4, 64<<10))
+			if 2*len(in.rest()) > cap(room) || cap(room) == 0 {
+				// It grows with what comes, not with what is promised.
+				room = make([]byte, 0, max(2*cap(room), 64<<10))
 			}
 			in.buf = append(room[:0], in.rest()...)
 			in.pos = 0

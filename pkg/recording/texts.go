@@ -11,34 +11,59 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-// index finds rows of a table by a hash of what they hold. It has room for a
-// fixed number of rows, and costs no allocation.
+// index finds rows of a table by a hash of what they hold.
 type index struct {
-	slots []int32 // row+1; 0: free. Twice as many as rows, a power of two
-	used  []int32 // the slots taken, so that few are quickly freed
+	slots []slot // a power of two of them, at least half of them free
+	rows  int
 }
 
-func newIndex(rows int) index {
-	return index{slots: make([]int32, 2*rows)}
+type slot struct {
+	hash uint32
+	row  int32 // the row's number, from 1 on; 0: free
 }
 
 func (x *index) clear() {
-	for _, i := range x.used {
-		x.slots[i] = 0
+	if x.rows > 0 {
+		clear(x.slots)
 	}
-	x.used = x.used[:0]
+	x.rows = 0
 }
 
-// at returns the i-th row that may be the one with that hash, and where to put
-// it if it is none of them: row is negative then.
-func (x *index) at(hash uint64, i uint64) (row int32, slot int32) {
-	slot = int32((hash + i) & uint64(len(x.slots)-1))
-	return x.slots[slot] - 1, slot
+// find returns a row with that hash; each call with i one higher another one,
+// and -1 when there is none left.
+func (x *index) find(hash uint64, i *uint32) int {
+	if len(x.slots) == 0 {
+		return -1
+	}
+	for {
+		s := x.slots[(uint32(hash)+*i)&uint32(len(x.slots)-1)]
+		*i++
+		if s.row == 0 || s.hash == uint32(hash) {
+			return int(s.row) - 1
+		}
+	}
 }
 
-func (x *index) put(slot int32, row int) {
-	x.slots[slot] = int32(row) + 1
-	x.used = append(x.used, slot)
+// add adds the next row.
+func (x *index) add(hash uint64) {
+	if 2*x.rows >= len(x.slots) {
+		old := x.slots
+		x.slots = make([]slot, max(2*len(old), 256))
+		for _, s := range old {
+			if s.row != 0 {
+				x.place(s)
+			}
+		}
+	}
+	x.rows++
+	x.place(slot{uint32(hash), int32(x.rows)})
+}
+
+func (x *index) place(s slot) {
+	i := s.hash
+	for ; x.slots[i&uint32(len(x.slots)-1)].row != 0; i++ {
+	}
+	x.slots[i&uint32(len(x.slots)-1)] = s
 }
 
 // texts are the bytes that rows of a block refer to by number: strings,
@@ -53,10 +78,6 @@ type texts struct {
 
 const maxTexts = 1 << 16 // in a block
 
-func newTexts() texts {
-	return texts{seed: maphash.MakeSeed(), index: newIndex(maxTexts)}
-}
-
 func (t *texts) clear() {
 	t.index.clear()
 	t.ends, t.data = t.ends[:0], t.data[:0]
@@ -64,7 +85,7 @@ func (t *texts) clear() {
 
 func (t *texts) len() int { return len(t.ends) }
 
-func (t *texts) get(i int32) []byte {
+func (t *texts) get(i int) []byte {
 	start := uint32(0)
 	if i > 0 {
 		start = t.ends[i-1]
@@ -78,10 +99,10 @@ func (t *texts) number(b []byte) uint64 {
 		return 0
 	}
 	hash := maphash.Bytes(t.seed, b)
-	for i := uint64(0); ; i++ {
-		row, slot := t.index.at(hash, i)
+	for i := uint32(0); ; {
+		row := t.index.find(hash, &i)
 		if row < 0 {
-			t.index.put(slot, len(t.ends))
+			t.index.add(hash)
 			t.data = append(t.data, b...)
 			t.ends = append(t.ends, uint32(len(t.data)))
 			return uint64(len(t.ends))

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// mixed has an event of each type, and a loss.
+func mixed() []events.Event {
+	base := events.Event{
+		Time: 1_700_000_000_000_000_000, Boot: 5_000_000_000, Family: 4, State: events.Established,
+		LAddr: netip.MustParseAddr("10.0.0.1"), RAddr: netip.MustParseAddr("192.0.2.200"), LPort: 40000, RPort: 443,
+		Conn: 7, Cookie: 7, NetNS: 4026531840, NetNSName: "blue", Known: events.HasUID, UID: 12345, User: "web-elsewhere",
+	}
+	var list []events.Event
+	add := func(change func(*events.Event)) {
+		e := base
+		e.Time += int64(len(list)) * 1_000_000
+		e.Boot += uint64(len(list)) * 1_000_000
+		change(&e)
+		list = append(list, e)
+	}
+	add(func(e *events.Event) {
+		e.Type, e.Kind, e.RTO, e.Known = events.Retransmit, events.KindRTO, 204e6, e.Known|events.HasRTO
+	})
+	add(func(e *events.Event) { e.Type, e.Kind, e.Direction = events.Reset, events.KindPeer, events.Received })
+	add(func(e *events.Event) {
+		e.Type, e.OldState, e.NewState = events.StateChange, events.SynSent, events.Established
+	})
+	list = append(list, events.Event{Time: base.Time + 2_500_000, Boot: base.Boot + 2_500_000, Type: events.Lost, Of: events.Reset, Count: 3})
+	add(func(e *events.Event) {
+		e.Type, e.OldState, e.NewState, e.State, e.Error = events.StateChange, events.SynSent, events.Close, events.Close, 110
+		e.User, e.UID = "other", 0
+	})
+	add(func(e *events.Event) {
+		e.Type, e.OldState, e.NewState, e.State = events.StateChange, events.LastAck, events.Close, events.Close
+	})
+	return list
+}
+
+func mixedSource() *source {
+	return &source{events: mixed(), lost: 3, skipped: 2, audit: []events.Audit{
+		{NetNS: 4026531840, Counter: "OutRsts", Kernel: 3, Traced: 2, Verdict: events.Missing},
+		{NetNS: 1, Counter: "RetransSegs", Traced: 2, Verdict: events.Unchecked, Note: "gone"},
+	}}
+}
+
+// A replay prints what the live command printed, whatever it was.
+func TestReplayIsLive(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.tcptrace")
+	again := filepath.Join(t.TempDir(), "b.tcptrace")
+	for _, flags := range [][]string{
+		nil, {"-c", "2"}, {"-c", "3"}, {"--rport", "443"}, {"--event", "reset"}, {"--where", "has(error)"}, {"--columns", "time,kind,lport"}, {"--utc"},
+	} {
+		for _, output := range []string{"table", "wide", "json", "csv"} {
+			args := append([]string{"-o", output}, flags...)
+			live := run{src: mixedSource()}
+			if code := live.run(append([]string{"events", "-f", "-w", file}, args...)...); code != 0 {
+				t.Fatalf("%v: exit code %d: %s", args, code, &live.err)
+			}
+			if output == "json" && !strings.Contains(live.out.String(), `"audit":[`) {
+				t.Fatalf("no audit: %s", &live.out)
+			}
+			for _, command := range [][]string{{"replay", file, "-f", "-w", again}, {"replay", again}, {"events", "-r", file}, {"events", "--read", again}} {
+				var r run
+				code := r.run(append(command, args...)...)
+				if code != 0 || r.out.String() != live.out.String() {
+					t.Errorf("%v %v: exit code %d: %s\n got %s\nwant %s", command, args, code, &r.err, &r.out, &live.out)
+				}
+				if r.opened.Types != nil {
+					t.Errorf("%v traced", command)
+				}
+			}
+			// The same flags are only needed for the looks.
+			var r run
+			if code := r.run("replay", file, "-o", output); code != 0 || len(flags) > 0 && flags[0] == "--rport" && r.out.String() != live.out.String() {
+				t.Errorf("%v: exit code %d\n got %s\nwant %s", args, code, &r.out, &live.out)
+			}
+		}
+	}
+}
+
+// A command that shows one type has the same columns on replay.
+func TestReplayColumns(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.tcptrace")
+	live := run{src: &source{events: sample()}}
+	live.run("retrans", "-w", file)
+	for _, command := range [][]string{{"replay", file}, {"retrans", "-r", file}, {"replay", file, "--event", "retransmit"}} {
+		var r run
+		if code := r.run(command...); code != 0 || r.out.String() != live.out.String() {
+			t.Errorf("%v: exit code %d\n got %s\nwant %s", command, code, &r.out, &live.out)
+		}
+	}
+}
+
+// A filter of the replay adds to what was filtered.
+func TestReplayFilters(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.tcptrace")
+	live := run{src: mixedSource()}
+	live.run("events", "-w", file, "-o", "json", "--where", "!has(error)")
+	for args, want := range map[string]string{
+		"":                                 `"events":4,"filtered":1,`,
+		"--event state":                    `"events":2,"filtered":3,`,
+		"--uid web-elsewhere":              `"events":4,"filtered":1,`,
+		"--uid 12345":                      `"events":4,"filtered":1,`,
+		"--uid root":                       `"events":0,"filtered":5,`,
+		"--netns blue":                     `"events":4,"filtered":1,`,
+		"--netns /run/netns/blue":          `"events":4,"filtered":1,`,
+		"--netns green":                    `"events":0,"filtered":5,`,
+		"--netns 4026531840 --event reset": `"events":1,"filtered":4,`,
+		"-c 1":                             `"events":1,"filtered":4,`,
+	} {
+		var r run
+		code := r.run(append([]string{"replay", file, "-o", "json"}, strings.Fields(args)...)...)
+		lines := strings.Split(strings.TrimSpace(r.out.String()), "\n")
+		if last := lines[len(lines)-1]; code != 0 || !strings.Contains(last, want+`"merged":0,"lost":3,`) {
+			t.Errorf("%s: exit code %d, %s\n%s", args, code, last, &r.err)
+		}
+	}
+}
+
+func TestReplaySpan(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.tcptrace")
+	live := run{src: mixedSource()}
+	live.run("events", "-w", file)
+	for args, want := range map[string]int{
+		"--since 2023-11-14T22:13:20.001Z":                                  5,
+		"--since 2023-11-14T22:13:20.002Z":                                  4,
+		"--until 2023-11-14T22:13:20.001Z":                                  2,
+		"--since 2023-11-14T22:13:20.001Z --until 2023-11-14T22:13:20.002Z": 2,
+		"--since 10m": 0,
+	} {
+		var r run
+		if code := r.run(append([]string{"replay", file, "-o", "csv", "--no-header"}, strings.Fields(args)...)...); code != 0 || strings.Count(r.out.String(), "\n") != want {
+			t.Errorf("%s: exit code %d, want %d lines:\n%s", args, code, want, &r.out)
+		}
+		if strings.Contains(r.err.String(), "audit") {
+			t.Errorf("an audit of a part: %s", &r.err)
+		}
+	}
+}
+
+// By default the flight recorder keeps what is trouble, and counts the rest.
+func TestRecordDefault(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                               "3 events (state 1, rto 1, peer 1) in",
+		"--event state":                  "3 events (state 3) in",
+		"--event retransmit,reset,state": "5 events (state 3, rto 1, peer 1) in",
+		"--event reset":                  "1 event (peer 1) in",
+	} {
+		file := filepath.Join(t.TempDir(), "a.tcptrace")
+		r := run{src: mixedSource()}
+		if code := r.run(append([]string{"record", file}, strings.Fields(args)...)...); code != 0 || r.out.Len() > 0 || !strings.Contains(r.err.String(), "tcptrace: "+want) {
+			t.Errorf("%s: exit code %d, stdout %q\n%s", args, code, &r.out, &r.err)
+		}
+		if args == "" && !strings.Contains(r.err.String(), "; 2 filtered, 0 merged, 3 lost\n") {
+			t.Errorf("%s", &r.err)
+		}
+		var back run
+		if code := back.run("replay", file); code != 0 || !strings.Contains(back.err.String(), "tcptrace: "+want) {
+			t.Errorf("%s: exit code %d\n%s", args, code, &back.err)
+		}
+	}
+}
+
+func TestRecordPipe(t *testing.T) {
+	r := run{src: mixedSource()}
+	if code := r.run("record", "-"); code != 0 || r.out.Len() == 0 {
+		t.Fatalf("exit code %d: %s", code, &r.err)
+	}
+	back := run{stdin: &r.out}
+	if code := back.run("replay", "-", "-o", "csv", "--no-header"); code != 0 || strings.Count(back.out.String(), "\n") != 4 {
+		t.Errorf("exit code %d: %s\n%s", code, &back.err, &back.out)
+	}
+}
+
+func TestTerminals(t *testing.T) {
+	r := run{terminal: true}
+	if code := r.run("record", "-"); code != 1 || r.err.String() != "tcptrace: standard output is a terminal, which can't show a recording: give a FILE, or pipe it somewhere\n" {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+	r = run{terminal: true}
+	if code := r.run("replay", "-"); code != 1 || r.err.String() != "tcptrace: standard input is a terminal: give a FILE, or pipe a recording in\n" {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+}
+
+// What is wrong with a file is said in one line.
+func TestWrongFile(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, []byte("not a recording, but long enough to be one of some sort"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"replay", filepath.Join(dir, "none")}, "no such file or directory\n"},
+		{[]string{"replay", text}, "not a recording"},
+		{[]string{"replay", dir}, "holds no recordings"},
+		{[]string{"record", text}, text + " exists: give another name, or --force to replace it\n"},
+		{[]string{"retrans", "-w", text}, text + " exists: give another name, or --force to replace it\n"},
+		{[]string{"retrans", "-w", dir}, dir + " is a folder: give a file\n"},
+		{[]string{"record", text, "--max-size", "1G"}, text + " is not a folder, which --max-size and --max-age are for\n"},
+		{[]string{"record", "/dev/null"}, "/dev/null is not a regular file: give another name, or - for standard output\n"},
+	} {
+		var r run
+		if code := r.run(tt.args...); code != 1 || !strings.Contains(r.err.String(), tt.want) || strings.Count(r.err.String(), "\n") != 1 {
+			t.Errorf("%v: exit code %d: %s", tt.args, code, &r.err)
+		}
+	}
+	// Nothing is left of what was not begun.
+	file := filepath.Join(dir, "file")
+	r := run{openErr: fmt.Errorf("no rights")}
+	r.run("record", file)
+	if _, err := os.Lstat(file); !os.IsNotExist(err) {
+		t.Errorf("%v", err)
+	}
+	// A recording is not written over itself.
+	r = run{src: mixedSource()}
+	r.run("record", file)
+	r = run{}
+	if code := r.run("replay", file, "-f", "-w", file); code != 2 || !strings.Contains(r.err.String(), "is read: give -w another name") {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+}
+
+// Of a damaged recording all that can be read is shown, and the exit code tells.
+func TestDamaged(t *testing.T) {
+	var r run
+	r.src = mixedSource()
+	r.run("record", "-", "--event", "retransmit,reset,state")
+	whole := bytes.Clone(r.out.Bytes())
+	file := filepath.Join(t.TempDir(), "a\x1b[31m")
+	for name, tt := range map[string]struct {
+		content []byte
+		code    int
+		events  int
+	}{
+		"cut":    {whole[:len(whole)/2], 1, 0},
+		"zeros":  {append(bytes.Clone(whole), make([]byte, 4096)...), 1, 5},
+		"joined": {append(bytes.Clone(whole), whole...), 0, 10},
+	} {
+		if err := os.WriteFile(file, tt.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var r run
+		code := r.run("replay", file, "-o", "csv", "--no-header", "--where", `event != "lost"`)
+		if got := strings.Count(r.out.String(), "\n") - strings.Count(r.out.String(), ",lost,"); code != tt.code || got != tt.events {
+			t.Errorf("%s: exit code %d, %d events\n%s", name, code, got, &r.err)
+		}
+		if tt.code == 1 && !strings.Contains(r.err.String(), "at byte ") || strings.Contains(r.err.String(), "\x1b") {
+			t.Errorf("%s: %q", name, &r.err)
+		}
+	}
+}
+
+// A source that breaks leaves a recording that is whole.
+func TestRecordBroken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a")
+	r := run{src: mixedSource()}
+	r.src.err = fmt.Errorf("ring buffer is broken")
+	if code := r.run("events", "-w", file, "-q"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	var back run
+	if code := back.run("replay", file); code != 0 || !strings.Contains(back.err.String(), "tcptrace: 5 events") {
+		t.Errorf("exit code %d: %s", code, &back.err)
+	}
+	// So does a reader of the output that goes away.
+	r = run{src: mixedSource(), stdout: brokenPipe(t)}
+	if code := r.run("events", "-f", "-w", file, "-q"); code != 0 {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+	back = run{}
+	if code := back.run("replay", file); code != 0 {
+		t.Errorf("exit code %d: %s", code, &back.err)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a")
+	r := run{src: mixedSource()}
+	r.run("record", file, "--event", "state")
+	ctx, cancel := context.WithCancel(t.Context())
+	out := &waiting{until: "ETIMEDOUT", then: cancel}
+	back := run{ctx: ctx, stdout: out}
+	if code := back.run("replay", "--follow", file, "-o", "csv"); code != 0 || !strings.Contains(out.String(), "ETIMEDOUT") {
+		t.Errorf("exit code %d: %s", code, &back.err)
+	}
+}
+
+// waiting calls then when a text was written.
+type waiting struct {
+	bytes.Buffer
+	until string
+	then  func()
+}
+
+func (w *waiting) Write(b []byte) (int, error) {
+	n, err := w.Buffer.Write(b)
+	if strings.Contains(w.String(), w.until) {
+		w.then()
+	}
+	return n, err
+}
+
+// The bar comes after a second without output, and goes before the next.
+func TestBar(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w bytes.Buffer
+		b := &bar{w: &w, printed: time.Now()}
+		text := func() string { return "42%" }
+		for range 9 {
+			time.Sleep(100 * time.Millisecond)
+			b.show(text)
+		}
+		if w.Len() > 0 {
+			t.Errorf("too early: %q", &w)
+		}
+		time.Sleep(100 * time.Millisecond)
+		b.show(text)
+		b.show(text)
+		b.clear()
+		b.clear()
+		b.show(text)
+		if got, want := w.String(), "\r\x1b[K42%\r\x1b[K"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
+func TestMoment(t *testing.T) {
+	zone := time.FixedZone("CET", 3600)
+	now := time.Date(2026, 1, 31, 12, 0, 0, 0, zone)
+	for text, want := range map[string]string{
+		"10m":                       "2026-01-31T11:50:00+01:00",
+		"0s":                        "2026-01-31T12:00:00+01:00",
+		"2d":                        "2026-01-29T12:00:00+01:00",
+		"14:00":                     "2026-01-31T14:00:00+01:00",
+		"14:00:05":                  "2026-01-31T14:00:05+01:00",
+		"2026-01-30":                "2026-01-30T00:00:00+01:00",
+		"2026-01-30 14:00":          "2026-01-30T14:00:00+01:00",
+		"2026-01-30T14:00:05":       "2026-01-30T14:00:05+01:00",
+		"2026-01-30T14:00:05Z":      "2026-01-30T14:00:05Z",
+		"2026-01-30T14:00:05+05:00": "2026-01-30T14:00:05+05:00",
+	} {
+		v := momentValue(text)
+		if got, err := v.at(now); err != nil || got.Format(time.RFC3339) != want {
+			t.Errorf("%s: %v, %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"-10m", "25:00", "yesterday", "2026-13-01", "10"} {
+		if err := new(momentValue).Set(text); err == nil {
+			t.Errorf("%s: no error", text)
+		}
+	}
+}

@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/recording"
+)
+
+// SourceOptions of [OpenSource].
+type SourceOptions struct {
+	Stdin        io.Reader    // what the path - is
+	Since, Until time.Time    // what is outside is left out; zero: no bound
+	Follow       bool         // go on while recordings are being written
+	Warn         func(string) // told in one line what is damaged or unknown
+}
+
+// Source reads recordings, one after the other. It implements pipeline.Source.
+type Source struct {
+	o       SourceOptions
+	folders []*source // to look for new files in
+	inputs  []*input  // to come
+	cur     *input
+	follow  *follower // nil: see SourceOptions
+
+	info    recording.Info
+	total   int64 // bytes of all inputs; 0: unknown
+	past    int64 // bytes of the inputs that are done
+	sum     events.Summary
+	read    uint64 // events given
+	enough  bool
+	damaged bool
+	warned  int
+}
+
+// source is a folder that is read.
+type source struct {
+	root *os.Root
+	path string
+	seen map[string]bool // names of the files that are known
+}
+
+// input is a recording, or several in one stream.
+type input struct {
+	path   string
+	inside bool // of a folder: it may be gone when it is its turn
+	name   string
+	file   *os.File // nil until it is open, and for standard input
+	size   int64
+
+	r     *recording.Reader
+	first int64               // wall clock of the first event, ns
+	last  int64               // and of the last
+	lost  uint64              // sum of the losses read
+	found []recording.Problem // by the reader
+	held  []recording.Problem // of those it is not known yet whether they are the end's
+}
+
+// maxWarnings bounds what is said of damaged input.
+const maxWarnings = 20
+
+// ErrDamaged says that not all of the recordings could be read.
+var ErrDamaged = errors.New("what is damaged is left out")
+
+// OpenSource opens recordings: files, folders of them, or - for o.Stdin. It
+// reads the headers of what it finds.
+func OpenSource(paths []string, o SourceOptions) (*Source, error) {
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
+	s := &Source{o: o}
+	if err := s.open(paths); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if o.Follow {
+		s.follow = newFollower(s)
+	}
+	return s, nil
+}
+
+func (s *Source) open(paths []string) error {
+	known := true // all sizes
+	for _, path := range paths {
+		if path == "-" {
+			if slices.ContainsFunc(s.inputs, func(in *input) bool { return in.path == "-" }) {
+				return errors.New("standard input is named twice")
+			}
+			s.inputs = append(s.inputs, &input{path: path, name: "standard input"})
+			known = false
+			continue
+		}
+		fi, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if fi.IsDir() {
+			if err := s.openFolder(path); err != nil {
+				return err
+			}
+			continue
+		}
+		known = known && fi.Mode().IsRegular()
+		s.inputs = append(s.inputs, &input{path: path, name: path, size: fi.Size()})
+	}
+	first := true
+	for i, in := range s.inputs {
+		if in.path == "-" && s.o.Follow {
+			continue // its header may be long in coming
+		}
+		err := s.begin(in)
+		switch {
+		case err != nil && !in.inside:
+			return err
+		case err != nil && s.o.Follow:
+			continue // it may have just been begun
+		case err != nil:
+			s.inputs[i] = nil
+			if in.size > 0 && !errors.Is(err, fs.ErrNotExist) { // else it is gone, or was about to begin
+				s.damage(in.name, err.Error())
+			}
+			continue
+		}
+		merge(&s.info, in.r.Info(), first)
+		first = false
+		s.total += in.size
+		if in.file != nil && in.again() {
+			in.end()
+		}
+	}
+	s.inputs = slices.DeleteFunc(s.inputs, func(in *input) bool { return in == nil })
+	if !known {
+		s.total = 0
+	}
+	return nil
+}
+
+// again reports whether an input can be opened a second time.
+func (in *input) again() bool {
+	fi, err := in.file.Stat()
+	return err == nil && fi.Mode().IsRegular()
+}
+
+// openFolder adds what a folder has.
+func (s *Source) openFolder(path string) error {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	d := &source{root: root, path: path}
+	s.folders = append(s.folders, d)
+	inputs, err := s.news(d)
+	if err != nil {
+		return err
+	}
+	if len(d.seen) == 0 && !s.o.Follow {
+		return fmt.Errorf("%s holds no recordings of tcptrace record %s: name other files one by one", path, path)
+	}
+	s.inputs = append(s.inputs, inputs...)
+	return nil
+}
+
+// news returns the files of a folder that are not known yet.
+func (s *Source) news(d *source) ([]*input, error) {
+	files, err := list(d.root)
+	if err != nil {
+		return nil, err
+	}
+	var inputs []*input
+	before := d.seen
+	d.seen = map[string]bool{}
+	for _, f := range files {
+		d.seen[f.name] = true
+		if before[f.name] {
+			continue
+		}
+		begun, _ := nameTime(f.name)
+		// Clocks are set right now and then, and by little.
+		const slack = time.Minute
+		if !s.o.Until.IsZero() && begun.After(s.o.Until.Add(slack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-slack)) {
+			continue
+		}
+		path := filepath.Join(d.path, f.name)
+		inputs = append(inputs, &input{path: path, name: path, inside: true, size: f.size})
+	}
+	return inputs, nil
+}
+
+// merge makes of into what is true of all recordings so far.
+func merge(into, info *recording.Info, first bool) {
+	if first {
+		*into = *info
+		return
+	}
+	for _, v := range []struct{ into, of *string }{
+		{&into.Kernel, &info.Kernel}, {&into.Machine, &info.Machine}, {&into.Host, &info.Host},
+		{&into.BootID, &info.BootID}, {&into.Filters, &info.Filters}, {&into.Tool, &info.Tool},
+	} {
+		if *v.into != *v.of {
+			*v.into = ""
+		}
+	}
+	into.Start = min(into.Start, info.Start)
+	if !slices.Equal(into.Reasons, info.Reasons) {
+		into.Reasons = nil
+	}
+	if len(info.Types) == 0 {
+		into.Types = nil
+	}
+	if len(into.Types) > 0 {
+		into.Types = slices.Compact(slices.Sorted(slices.Values(slices.Concat(into.Types, info.Types))))
+	}
+}
+
+// begin opens an input and reads its header.
+func (s *Source) begin(in *input) error {
+	if in.r != nil {
+		return nil
+	}
+	from := s.o.Stdin
+	if in.path != "-" {
+		f, err := os.Open(in.path)
+		if err != nil {
+			return err
+		}
+		in.file, from = f, f
+	}
+	if err := s.header(in, from); err != nil {
+		if in.file != nil {
+			err = errors.Join(err, in.file.Close())
+			in.file = nil
+		}
+		return err
+	}
+	return nil
+}
+
+func (s *Source) header(in *input, from io.Reader) error {
+	o := recording.ReaderOptions{Problem: func(p recording.Problem) { in.found = append(in.found, p) }}
+	if !s.o.Since.IsZero() {
+		o.Since = s.o.Since.UnixNano()
+	}
+	if !s.o.Until.IsZero() {
+		o.Until = s.o.Until.UnixNano()
+	}
+	r, err := recording.NewReader(from, o)
+	if err != nil {
+		return fmt.Errorf("%s: %w", in.name, err)
+	}
+	in.r = r
+	return nil
+}
+
+func (in *input) end() {
+	if in.file != nil {
+		_ = in.file.Close() // it was read only
+	}
+	in.file, in.r, in.found, in.held = nil, nil, nil, nil
+}
+
+// Info is what is true of all recordings that are known at the start.
+func (s *Source) Info() recording.Info { return s.info }
+
+// Offset says how much of the input was read, in bytes; of is 0 if it is not
+// known how much there is.
+func (s *Source) Offset() (read, of int64) {
+	read = s.past
+	if s.cur != nil && s.cur.r != nil && s.follow == nil {
+		read += s.cur.r.Offset()
+	}
+	return read, s.total
+}
+
+// Events is how many events were read.
+func (s *Source) Events() uint64 { return s.read }
+
+// Read implements [pipeline.Source].
+func (s *Source) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
+	if s.follow != nil {
+		return s.follow.read(ctx, batch)
+	}
+	if ctx.Err() != nil && (s.enough || !errors.Is(context.Cause(ctx), pipeline.ErrEnough)) {
+		return batch, s.stop()
+	}
+	old := len(batch)
+	for {
+		if s.cur == nil && len(s.inputs) == 0 {
+			return batch, s.over()
+		}
+		if s.cur == nil {
+			s.cur, s.inputs = s.inputs[0], s.inputs[1:]
+			if err := s.begin(s.cur); err != nil {
+				if !s.cur.inside || !errors.Is(err, fs.ErrNotExist) { // else it was deleted
+					s.damage(s.cur.name, err.Error())
+				}
+				s.cur = nil
+				continue
+			}
+		}
+		var err error
+		batch, err = s.cur.r.Read(batch)
+		s.cur.held = append(s.cur.held, s.cur.found...)
+		s.cur.found = s.cur.found[:0]
+		if fresh := batch[old:]; len(fresh) > 0 {
+			// After enough of them only the end matters: is it right here?
+			if ctx.Err() != nil && !allLost(fresh) {
+				s.enough = true
+				return batch[:old], s.stop()
+			}
+			s.note(s.cur, fresh)
+			return batch, nil
+		}
+		if errors.Is(err, io.EOF) {
+			s.close(s.cur)
+			s.cur = nil
+			continue
+		}
+		if err != nil {
+			return batch, fmt.Errorf("%s: %w", s.cur.name, err)
+		}
+	}
+}
+
+func allLost(list []events.Event) bool {
+	return !slices.ContainsFunc(list, func(e events.Event) bool { return e.Type != events.Lost })
+}
+
+// note counts events, before which whatever problem there was is past.
+func (s *Source) note(in *input, list []events.Event) {
+	for _, p := range in.held {
+		s.tell(in, p)
+	}
+	in.held = in.held[:0]
+	if in.first == 0 {
+		in.first = list[0].Time
+	}
+	in.last = list[len(list)-1].Time
+	for i := range list {
+		if list[i].Type == events.Lost {
+			in.lost += list[i].Count
+		} else {
+			s.read++
+		}
+	}
+}
+
+// close ends an input that was read to its end.
+func (s *Source) close(in *input) {
+	// What is being written ends anywhere.
+	if in.file == nil || !written(in.file) {
+		for _, p := range in.held {
+			s.tell(in, p)
+		}
+	}
+	s.past += in.size
+	s.account(in, in.r.Summary())
+	in.end()
+}
+
+// account adds what an input says of itself, or else what is known.
+func (s *Source) account(in *input, sum *events.Summary) {
+	if sum != nil && s.o.Since.IsZero() && s.o.Until.IsZero() {
+		s.sum.Add(sum)
+		return
+	}
+	s.sum.Lost += in.lost
+	if in.last == 0 {
+		return
+	}
+	from := in.first
+	if start := in.r.Info().Start; s.o.Since.IsZero() && start > 0 && start < from {
+		from = start
+	}
+	s.sum.Elapsed += time.Duration(max(0, in.last-from))
+}
+
+// stop ends the source before its end.
+func (s *Source) stop() error {
+	if s.cur != nil && s.cur.r != nil {
+		s.account(s.cur, nil)
+		s.cur.end()
+	}
+	s.cur, s.inputs = nil, nil
+	return s.over()
+}
+
+// over is the end.
+func (s *Source) over() error {
+	if s.warned > maxWarnings {
+		s.o.Warn(fmt.Sprintf("%d more like that", s.warned-maxWarnings))
+		s.warned = 0
+	}
+	return io.EOF
+}
+
+func (s *Source) tell(in *input, p recording.Problem) {
+	s.damaged = s.damaged || !p.Note
+	s.warn(in.name, p.String())
+}
+
+func (s *Source) damage(name, text string) {
+	s.damaged = true
+	s.warn(name, text)
+}
+
+func (s *Source) warn(name, text string) {
+	if s.warned++; s.warned <= maxWarnings {
+		s.o.Warn(name + ": " + text)
+	}
+}
+
+// Err is ErrDamaged if something could not be read.
+func (s *Source) Err() error {
+	if s.damaged {
+		return ErrDamaged
+	}
+	return nil
+}
+
+// Settings are those of namespaces at the event that was read last, as
+// [Teller] gives them.
+func (s *Source) Settings(netns []uint32) ([]events.Settings, error) {
+	var list []events.Settings
+	if s.cur == nil || s.cur.r == nil || s.follow != nil { // a follower's reader is in use
+		return nil, nil
+	}
+	for _, inum := range netns {
+		if set := s.cur.r.Settings(inum); set != nil {
+			list = append(list, *set)
+		}
+	}
+	return list, nil
+}
+
+// Counts implements [pipeline.Source]: what the recordings say, and of those
+// that say nothing what is known.
+func (s *Source) Counts() pipeline.Counts {
+	c := pipeline.Counts{
+		Filtered: s.sum.Filtered, Merged: s.sum.Merged, Lost: s.sum.Lost,
+		Skipped: s.sum.Skipped, SkippedCounting: s.sum.SkippedCounting, Audit: s.sum.Audit, Checked: s.sum.Checked,
+		Recorded: true, Elapsed: s.sum.Elapsed,
+	}
+	c.Produced = s.read + c.Filtered + c.Merged + c.Lost
+	return c
+}
+
+// Close implements [pipeline.Source].
+func (s *Source) Close() error {
+	if s.follow != nil {
+		s.follow.stop()
+	}
+	for _, in := range s.inputs {
+		in.end()
+	}
+	if s.cur != nil {
+		s.cur.end()
+	}
+	var err error
+	for _, d := range s.folders {
+		err = errors.Join(err, d.root.Close())
+	}
+	return err
+}
