@@ -466,9 +466,9 @@ func TestRecordNoBPFFS(t *testing.T) {
 // then.
 func TestRecordClockSteps(t *testing.T) {
 	if os.Getenv(labtest.NoBlindSpot) == "" {
-		t.Skip(`it sets the clock: only in VMs, by make test-kernels PACKAGES=./cmd/tcptrace RUN=TestRecordClockSteps`)
+		t.Skip("it sets the clock: only in VMs, by make test-kernels PACKAGES=./cmd/tcptrace RUN=TestRecordClockSteps")
 	}
-	self, err := os.Executable()
+	self, err := os.Executable() // there is no compiler in a VM
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -476,19 +476,28 @@ func TestRecordClockSteps(t *testing.T) {
 	s := newStage(t)
 	file := filepath.Join(t.TempDir(), "a.tcptrace")
 	p := launchAt(t, self, nil, nil, s.args(file, "--flush", "100ms")...)
-	var size int64
 	var spans [][2]time.Time
-	for _, step := range []time.Duration{0, time.Hour, -2 * time.Hour, time.Hour} {
-		if step != 0 {
-			ts := unix.NsecToTimespec(time.Now().Add(step).UnixNano())
-			if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-				t.Fatal(err)
-			}
-		}
+	connect := func() {
 		begin := time.Now()
 		s.storm(1)
 		spans = append(spans, [2]time.Time{begin, time.Now()})
-		size = grown(t, file, size)
+		// An event has the time of the clock when it is read, a moment later.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := lab.Until(ctx, func() (bool, error) {
+			r := replayBy(t, self, file)
+			return r.shown == uint64(4*len(spans)), nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect()
+	for _, by := range []time.Duration{time.Hour, -2 * time.Hour, time.Hour} {
+		ts := unix.NsecToTimespec(time.Now().Add(by).UnixNano())
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+			t.Fatal(err)
+		}
+		connect()
 	}
 	p.signal(syscall.SIGINT)
 	if code := p.end(); code != 0 {
