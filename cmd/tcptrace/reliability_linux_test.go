@@ -38,16 +38,17 @@ type review struct {
 	summary     string // the last line
 }
 
-func replay(t *testing.T, paths ...string) (r review) {
+// reviewed replays recordings.
+func reviewed(t *testing.T, paths ...string) review {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return replayBy(t, path, paths...)
+	return reviewedBy(t, path, paths...)
 }
 
-func replayBy(t *testing.T, binary string, paths ...string) (r review) {
+func reviewedBy(t *testing.T, binary string, paths ...string) (r review) {
 	t.Helper()
 	cmd := exec.Command(binary, append([]string{"replay", "-o", "json"}, paths...)...)
 	var stderr bytes.Buffer
@@ -211,7 +212,7 @@ func TestRecordStopped(t *testing.T) {
 	if code := p.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.said.String())
 	}
-	r := replay(t, file)
+	r := reviewed(t, file)
 	r.whole(t)
 	s.account(&r, misses)
 	if r.lost == 0 || r.shown == 0 {
@@ -222,15 +223,15 @@ func TestRecordStopped(t *testing.T) {
 	}
 }
 
-// What was on disk when the recorder was killed stays, nothing of it is left in
-// the kernel, and another can go on in the same folder.
-func TestRecordKilled(t *testing.T) {
+// What was on disk when a flight recorder was killed stays, nothing of it is left
+// in the kernel, and another can go on in the same folder.
+func TestRecordKilledFolder(t *testing.T) {
 	s := newStage(t)
 	dir := filepath.Join(t.TempDir(), "flight")
 	p := s.record(dir, "--max-size", "64MiB", "--flush", "100ms")
 	s.storm(1)
 	size := grown(t, dir, 0)
-	first := replay(t, dir) // as it is being written
+	first := reviewed(t, dir) // as it is being written
 	if first.code != 0 {
 		t.Errorf("exit code %d: %s", first.code, first.said)
 	}
@@ -246,7 +247,7 @@ func TestRecordKilled(t *testing.T) {
 	if err := <-storm; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	r := replay(t, dir)
+	r := reviewed(t, dir)
 	r.cut(t)
 	if r.shown < 1000 {
 		t.Errorf("%d events in more than 64 KiB", r.shown)
@@ -258,7 +259,7 @@ func TestRecordKilled(t *testing.T) {
 	if code := again.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, again.said.String())
 	}
-	both := replay(t, dir)
+	both := reviewed(t, dir)
 	both.cut(t)
 	if more := both.shown - r.shown; more < 2 || more > 4 { // of four, of which the machine may hide some
 		t.Errorf("%d events of one connection", more)
@@ -280,30 +281,19 @@ func mounted(t *testing.T, options string) string {
 	return dir
 }
 
-// On a full disk a recorder ends, and says so; what was written is read.
-func TestRecordFullDisk(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		more []string
-	}{
-		{"file", nil},
-		{"folder", []string{"--max-size", "1GiB"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t)
-			path := filepath.Join(mounted(t, "size=1m"), "flight")
-			p := s.record(path, tt.more...)
-			s.storm(100_000) // some 3 MiB
-			code := p.end()
-			if code != 1 || !strings.Contains(p.said.String(), "no space left on device") {
-				t.Errorf("exit code %d: %s", code, p.said.String())
-			}
-			r := replay(t, path)
-			r.cut(t)
-			if r.shown < 50_000 {
-				t.Errorf("%d events in a mebibyte", r.shown)
-			}
-		})
+// On a full disk a flight recorder ends, and says so; what was written is read.
+func TestRecordFullFolder(t *testing.T) {
+	s := newStage(t)
+	path := filepath.Join(mounted(t, "size=1m"), "flight")
+	p := s.record(path, "--max-size", "1GiB")
+	s.storm(100_000) // some 3 MiB
+	if code := p.end(); code != 1 || !strings.Contains(p.said.String(), "no space left on device") {
+		t.Errorf("exit code %d: %s", code, p.said.String())
+	}
+	r := reviewed(t, path)
+	r.cut(t)
+	if r.shown < 50_000 {
+		t.Errorf("%d events in a mebibyte", r.shown)
 	}
 }
 
@@ -365,10 +355,10 @@ func TestRecordBeside(t *testing.T) {
 			t.Errorf("exit code %d: %s", code, p.said.String())
 		}
 	}
-	r := replay(t, alone)
+	r := reviewed(t, alone)
 	r.whole(t)
 	s.account(&r, misses[2])
-	both := replay(t, dir)
+	both := reviewed(t, dir)
 	both.whole(t)
 	unseen, _ := s.unseen(misses[0])
 	unseenToo, _ := s.unseen(misses[1])
@@ -435,7 +425,7 @@ func TestRecordMemoryLimit(t *testing.T) {
 	if code := p.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.said.String())
 	}
-	r := replay(t, file)
+	r := reviewed(t, file)
 	r.whole(t)
 	s.account(&r, misses)
 }
@@ -457,7 +447,7 @@ func TestRecordNoBPFFS(t *testing.T) {
 	if code := p.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.said.String())
 	}
-	r := replay(t, file)
+	r := reviewed(t, file)
 	r.whole(t)
 	s.account(&r, misses)
 }
@@ -485,7 +475,7 @@ func TestRecordClockSteps(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := lab.Until(ctx, func() (bool, error) {
-			r := replayBy(t, self, file)
+			r := reviewedBy(t, self, file)
 			return r.shown == uint64(4*len(spans)), nil
 		}); err != nil {
 			t.Fatal(err)
@@ -503,7 +493,7 @@ func TestRecordClockSteps(t *testing.T) {
 	if code := p.end(); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.said.String())
 	}
-	r := replayBy(t, self, file)
+	r := reviewedBy(t, self, file)
 	r.whole(t)
 	if r.shown != uint64(4*len(spans)) {
 		t.Fatalf("%d events: %s", r.shown, r.events)

@@ -43,6 +43,7 @@ type source struct {
 
 func (s *source) Memory() (uint64, error)  { return 0, nil }
 func (s *source) Skipped() (uint64, error) { return s.skipped, nil }
+func (s *source) Reasons() []string        { return nil }
 func (s *source) Overlooked() string       { return s.overlooked }
 func (s *source) Audit() ([]events.Audit, int, error) {
 	return nil, 0, nil

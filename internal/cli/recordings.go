@@ -74,22 +74,6 @@ func (a *app) openRecordings(f *streamFlags) (*record.Source, error) {
 	})
 }
 
-// teller asks a source for what it may tell beside its events.
-func teller(src any) record.Teller {
-	var t record.Teller
-	if s, ok := src.(interface {
-		Audit() ([]events.Audit, int, error)
-	}); ok {
-		t.Audit = s.Audit
-	}
-	if s, ok := src.(interface {
-		Settings([]uint32) ([]events.Settings, error)
-	}); ok {
-		t.Settings = s.Settings
-	}
-	return t
-}
-
 // describe is what a recording of this kernel's events says of itself.
 func (a *app) describe(cmd *cobra.Command, f *streamFlags, src live.Source) recording.Info {
 	info := record.Here()
@@ -97,9 +81,7 @@ func (a *app) describe(cmd *cobra.Command, f *streamFlags, src live.Source) reco
 	info.Start = time.Now().UnixNano()
 	info.Types = f.filter.Types
 	info.Filters = filterFlags(cmd)
-	if s, ok := src.(interface{ Reasons() []string }); ok {
-		info.Reasons = s.Reasons()
-	}
+	info.Reasons = src.Reasons()
 	return info
 }
 

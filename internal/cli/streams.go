@@ -86,7 +86,9 @@ an error, so that a recording is small; --event chooses otherwise. The rest
 counts as filtered. FILE must not be there yet; - is standard output.
 
 With --max-size or --max-age, or if there is such a folder, DIR gets one file
-after the other, and the oldest are deleted: a flight recorder.`,
+after the other, and the oldest are deleted: a flight recorder. A file ends at a
+16th of --max-size (64KiB to 64MiB) or a 24th of --max-age. Only what is named
+as tcptrace names its files, and is not being written, is deleted.`,
 		example: `tcptrace record trouble.tcptrace                # until Ctrl-C
 tcptrace record /var/lib/tcptrace --max-size 1GiB --max-age 7d
 ssh web1 tcptrace record - | tcptrace replay -`,
@@ -100,7 +102,12 @@ ssh web1 tcptrace record - | tcptrace replay -`,
 		short: "shows recordings as if live: same filters, formats and order",
 		long: `Shows what was recorded as the live command showed it, or would have with these
 flags. It needs neither rights nor Linux. Names of --uid and --netns are those
-of where it was recorded. - is standard input.`,
+of where it was recorded. - is standard input.
+
+Of a DIR it reads the files that tcptrace record DIR made, the oldest first. The
+summary and the audit are those of the recording; with --since or --until there
+is no audit, since it is of the whole. What is damaged is warned of, with its
+place, and left out.`,
 		example: `tcptrace replay trouble.tcptrace --rport 443
 tcptrace replay /var/lib/tcptrace --since 10m   # the last ten minutes
 tcptrace replay /var/lib/tcptrace --since 14:00 --until 14:05 -o wide
@@ -274,7 +281,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, traced.Close()) }()
-		src, tell, info = traced, teller(traced), a.describe(cmd, f, traced)
+		src, tell, info = traced, record.Teller{Audit: traced.Audit, Settings: traced.Settings}, a.describe(cmd, f, traced)
 	} else {
 		src, tell, info = a.watch(replayed, f), record.Teller{Settings: replayed.Settings}, a.copied(cmd, f, replayed)
 		if !f.quiet {
@@ -381,7 +388,7 @@ func (a *app) openLive(ctx context.Context, cmd *cobra.Command, f *streamFlags, 
 	}
 	var unseen string
 	src, err := a.env.Open(ctx, live.Options{
-		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights,
+		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights, Settings: f.write != "",
 		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
 	})
 	if err != nil || f.quiet {

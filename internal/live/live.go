@@ -33,6 +33,9 @@ type Source interface {
 	// without a process are left out, and all if [Options.Settings] was not set
 	// or the kernel refuses.
 	Settings(netns []uint32) ([]events.Settings, error)
+	// Reasons are the kernel's names of reasons for resets by number, without
+	// SK_RST_REASON_; nil if it has none.
+	Reasons() []string
 	// Overlooked says what was not seen because the kernel learnt of it after
 	// the start; "" if nothing.
 	Overlooked() string

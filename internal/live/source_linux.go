@@ -154,6 +154,9 @@ func (s *source) Counts() pipeline.Counts {
 	return c
 }
 
+// Reasons implements [Source].
+func (s *source) Reasons() []string { return s.dec.Reasons }
+
 // Overlooked implements [Source].
 func (s *source) Overlooked() string {
 	var modules []string

@@ -129,3 +129,104 @@ func (p *pieces) Write(b []byte) (int, error) {
 	p.writes++
 	return len(b), nil
 }
+
+// sink keeps what it gets, and fails where it is to.
+type sink struct {
+	got                           []events.Event
+	ticks                         int
+	soFar                         events.Summary
+	finished                      *events.Summary
+	appendErr, tickErr, finishErr error
+}
+
+func (s *sink) Append(e *events.Event) error {
+	s.got = append(s.got, *e)
+	return s.appendErr
+}
+
+func (s *sink) Tick(soFar func() events.Summary) error {
+	s.ticks++
+	s.soFar = soFar()
+	return s.tickErr
+}
+
+func (s *sink) Finish(sum *events.Summary) error {
+	s.finished = sum
+	return s.finishErr
+}
+
+// What is recorded is what is printed, and what is lost. It may be one alone.
+func TestSink(t *testing.T) {
+	lost := events.Event{Type: events.Lost, Count: 3, Of: events.Reset}
+	for _, print := range []bool{true, false} {
+		src := &script{
+			batches: [][]events.Event{some(2, events.KindRTO), nil, append(some(1, events.KindTLP), lost), some(2, events.KindRTO)},
+			counts:  Counts{Lost: 3, Recorded: true, Elapsed: 7},
+		}
+		var out bytes.Buffer
+		s := &sink{}
+		o := Options{Keep: func(e *events.Event) bool { return e.Kind != events.KindTLP }, Sink: s, Out: &out, Count: 3}
+		if print {
+			o.Printer = printer(t)
+		}
+		sum, err := Run(t.Context(), src, o)
+		if err != nil || sum.Events != 3 || sum.Filtered != 2 || sum.Elapsed != 7 {
+			t.Errorf("%v, %+v", err, sum)
+		}
+		if len(s.got) != 4 || s.got[2].Type != events.Lost || s.ticks != 5 || s.soFar.Events != 3 || s.finished == nil || s.finished.Filtered != 2 {
+			t.Errorf("%+v", s)
+		}
+		if (out.Len() > 0) != print {
+			t.Errorf("printed %q", &out)
+		}
+	}
+}
+
+// An error of the sink ends the run; an error of anything else leaves a
+// recording that is finished.
+func TestSinkErrors(t *testing.T) {
+	broken := errors.New("broken")
+	for name, s := range map[string]*sink{"append": {appendErr: broken}, "tick": {tickErr: broken}, "finish": {finishErr: broken}} {
+		var out bytes.Buffer
+		sum, err := Run(t.Context(), &script{batches: [][]events.Event{some(1, events.KindRTO)}}, Options{Printer: printer(t), Out: &out, Sink: s})
+		if !errors.Is(err, broken) || sum.Events != 1 || (s.finished != nil) != (name == "finish") {
+			t.Errorf("%s: %v, %+v, %+v", name, err, sum, s)
+		}
+	}
+	r, w := io.Pipe()
+	r.CloseWithError(broken)
+	for name, tt := range map[string]struct {
+		src *script
+		out io.Writer
+	}{
+		"source": {&script{err: broken}, io.Discard},
+		"output": {&script{}, w},
+	} {
+		s := &sink{}
+		if _, err := Run(t.Context(), tt.src, Options{Printer: printer(t), Out: tt.out, Sink: s}); !errors.Is(err, broken) || s.finished == nil {
+			t.Errorf("%s: %v, %+v", name, err, s)
+		}
+	}
+}
+
+// The source is told that it is the count that ended it.
+func TestEnough(t *testing.T) {
+	src := &endless{}
+	if _, err := Run(t.Context(), src, Options{Out: io.Discard, Count: 2}); err != nil || !errors.Is(src.cause, ErrEnough) {
+		t.Errorf("%v, %v", err, src.cause)
+	}
+}
+
+// endless ends with its context.
+type endless struct {
+	script
+	cause error
+}
+
+func (s *endless) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
+	if ctx.Err() != nil {
+		s.cause = context.Cause(ctx)
+		return batch, io.EOF
+	}
+	return append(batch, some(1, events.KindRTO)...), nil
+}

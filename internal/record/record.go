@@ -29,7 +29,7 @@ type Options struct {
 	MaxSize int64         // of all recordings in a folder, bytes; 0: DefaultMaxSize
 	MaxAge  time.Duration // of recordings in a folder; 0: any
 
-	Warn func(string) // told what does not end the recording; may be nil
+	Warn func(string) // told what does not end the recording, by any goroutine; may be nil
 
 	now  func() time.Time     // tests'
 	sync func(*os.File) error // tests'

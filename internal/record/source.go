@@ -71,7 +71,7 @@ type input struct {
 const maxWarnings = 20
 
 // ErrDamaged says that not all of the recordings could be read.
-var ErrDamaged = errors.New("what is damaged is left out")
+var ErrDamaged = errors.New("damaged: what could not be read is left out")
 
 // OpenSource opens recordings: files, folders of them, or - for o.Stdin. It
 // reads the headers of what it finds.

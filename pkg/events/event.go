@@ -19,6 +19,7 @@ type Fields uint64
 
 // The optional fields that have a presence bit. Strings, addresses and
 // enumerations are absent when they are empty, invalid or zero, and need none.
+// The bits are in recordings: add at the end, never change one.
 const (
 	HasUID Fields = 1 << iota
 	HasOrphan

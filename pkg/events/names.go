@@ -52,7 +52,8 @@ var stateNames = [...]string{
 // Kind is why a segment was retransmitted, or what made a reset.
 type Kind uint8
 
-// Kinds of retransmissions, then kinds of resets.
+// Kinds of retransmissions, then kinds of resets. The numbers of this and the
+// other types here are in recordings: add at the end, never change one.
 const (
 	KindUnknown        Kind = iota + 1
 	KindSYN                 // the handshake's SYN again

@@ -148,11 +148,12 @@ func (b *block) shape(e *events.Event) *shape {
 		}
 		b.latest = s
 	}
+	strange := uint64(0)
 	for i := range s.others {
-		if s.others[i].load(unsafe.Pointer(e)) != 0 {
-			s = b.irregular(s.form, e)
-			break
-		}
+		strange |= s.others[i].load(unsafe.Pointer(e))
+	}
+	if strange != 0 {
+		s = b.irregular(s.form, e)
 	}
 	if s.row < 0 {
 		s.row = b.forms.n
@@ -319,15 +320,23 @@ func (t *tableWriter) add(columns []*column, row unsafe.Pointer, texts *texts, s
 	}
 }
 
+// put adds the number that row has in the column. It runs some 20 times for
+// each event.
 func (t *tableWriter) put(c *column, row unsafe.Pointer, texts *texts, state []uint64) {
-	s := &t.streams[c.id]
+	s := &t.streams[c.id%64]
+	at := unsafe.Add(row, c.at.offset)
 	var v uint64
-	switch {
-	case c.at.class < text:
-		v = c.at.load(row)
-	case c.at.class == text:
-		str := *(*string)(unsafe.Add(row, c.at.offset))
-		if str != s.text { // often it is the same again
+	switch c.at.class {
+	case bits32:
+		v = uint64(*(*uint32)(at))
+	case bits8, boolean:
+		v = uint64(*(*uint8)(at))
+	case bits64:
+		v = *(*uint64)(at)
+	case bits16:
+		v = uint64(*(*uint16)(at))
+	case text:
+		if str := *(*string)(at); str != s.text { // often it is the same again
 			s.text, s.number = str, texts.ofString(str)
 		}
 		v = s.number
@@ -339,12 +348,16 @@ func (t *tableWriter) put(c *column, row unsafe.Pointer, texts *texts, state []u
 			v -= c.lessAt[i].load(row)
 		}
 		switch c.by {
-		case delta:
-			v, s.last = v-s.last, v
 		case perConn:
 			v, state[c.slot] = v-state[c.slot], v
+		case delta:
+			v, s.last = v-s.last, v
 		}
-		v = zigzag(v, c.at.class.bits())
+		v = zigzag(v, c.bits)
+	}
+	if s.varied && v < 0x80 {
+		s.buf = append(s.buf, uint8(v))
+		return
 	}
 	s.put(v)
 }

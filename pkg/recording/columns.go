@@ -33,7 +33,8 @@ type column struct {
 	at     place
 	lessAt []place
 	signed bool
-	slot   int // in a connection's state, if the coding is perConn
+	bits   uint // how wide its numbers are
+	slot   int  // in a connection's state, if the coding is perConn
 }
 
 // coding is what a column's numbers are differences to.
@@ -270,6 +271,7 @@ func columnsOf[T any](cols []column) []column {
 		for _, name := range c.less {
 			c.lessAt = append(c.lessAt, placeOf(t, name))
 		}
+		c.bits = c.at.class.bits()
 		c.signed = c.by != plain || c.less != nil
 	}
 	return cols
@@ -390,7 +392,8 @@ func addWord(list []word, p *place) []word {
 // zigzag makes a difference of that many bits a number that is small if the
 // difference is, whatever its sign.
 func zigzag(x uint64, bits uint) uint64 {
-	s := int64(x<<(64-bits)) >> (64 - bits)
+	unused := (64 - bits) & 63
+	s := int64(x<<unused) >> unused
 	return uint64(s<<1) ^ uint64(s>>63)
 }
 

@@ -275,21 +275,29 @@ func (t *tableReader) getAll(columns []column, row unsafe.Pointer, texts *textRe
 	return true
 }
 
+// get reads the column of row. It runs some 20 times for each event.
 func (t *tableReader) get(c *column, row unsafe.Pointer, texts *textReader, state []uint64) bool {
-	s := &t.cursors[c.id]
-	v, ok := s.next()
-	if !ok {
-		return false
+	s := &t.cursors[c.id%64]
+	v := s.fixed
+	if s.list {
+		if len(s.b) > 0 && s.b[0] < 0x80 {
+			v, s.b = uint64(s.b[0]), s.b[1:]
+		} else {
+			var ok bool
+			if v, ok = s.uvarint(); !ok {
+				return false
+			}
+		}
 	}
 	if c.signed {
 		v = unzigzag(v)
 		switch c.by {
-		case delta:
-			v += s.last
-			s.last = v
 		case perConn:
 			v += state[c.slot]
 			state[c.slot] = v
+		case delta:
+			v += s.last
+			s.last = v
 		}
 		for i := range c.lessAt {
 			v += c.lessAt[i].load(row)

@@ -25,17 +25,16 @@ type traffic struct {
 }
 
 type socket struct {
-	e             events.Event // what all of its events have
-	seq           uint32
-	mss           uint32
-	srtt, rttvar  time.Duration
-	cwnd          uint32
-	ssthresh      uint32
-	total, sent   uint32
-	dsacks        uint32
-	backoff       uint32
-	burst         int // fast retransmissions to come
-	tries, states int
+	e            events.Event // what all of its events have
+	seq          uint32
+	mss          uint32
+	srtt, rttvar time.Duration
+	cwnd         uint32
+	ssthresh     uint32
+	total, sent  uint32
+	dsacks       uint32
+	backoff      uint32
+	burst        int // fast retransmissions to come
 }
 
 type step struct {

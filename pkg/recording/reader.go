@@ -4,6 +4,7 @@ package recording
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -254,9 +255,7 @@ func (r *Reader) frame(f *frame) error {
 		if f.kind != kindHeader {
 			return r.search(damaged, nil)
 		}
-		info, _, _ := parseInfo(f.payload)
-		return formatError(fmt.Sprintf("a recording of format %d, which tcptrace %q wrote: this tcptrace reads format %d; replay it with that version or a later one",
-			f.major, info.Tool, major))
+		return newerMajor(f)
 	}
 	if f.minor > minor {
 		r.note(fmt.Sprintf("format %d.%d: what is new in it", f.major, f.minor))
@@ -275,6 +274,18 @@ func (r *Reader) frame(f *frame) error {
 		r.in.take(f.size)
 	}
 	return nil
+}
+
+func newerMajor(f *frame) error {
+	var by struct {
+		Tool string `json:"tool"`
+	}
+	writer := "a newer tcptrace"
+	if json.Unmarshal(f.payload, &by) == nil && by.Tool != "" {
+		writer = fmt.Sprintf("tcptrace %q", by.Tool)
+	}
+	return formatError(fmt.Sprintf("a recording of format %d, written by %s: this tcptrace reads format %d, so replay it with the one that wrote it or a later one",
+		f.major, writer, major))
 }
 
 func (r *Reader) header(f *frame) {

@@ -1,0 +1,813 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/recording"
+)
+
+// event is the i-th of a stream, a second after the one before.
+func event(i int) events.Event {
+	return events.Event{
+		Time: 1_700_000_000_000_000_000 + int64(i)*1e9, Boot: uint64(i+1) * 1e9, Type: events.Retransmit, Kind: events.KindRTO,
+		Family: 4, LAddr: netip.MustParseAddr("10.0.0.1"), RAddr: netip.MustParseAddr("10.0.0.2"), LPort: uint16(i), RPort: 443,
+		NetNS: 7, Conn: uint64(i)*0x9e3779b97f4a7c15 + 1,
+	}
+}
+
+// began starts a recorder.
+func began(t *testing.T, path string, o Options, tell Teller) *Recorder {
+	t.Helper()
+	r, err := Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(recording.Info{Start: 1}, tell); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *Recorder) mustAppend(t *testing.T, from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		e := event(i)
+		if err := r.Append(&e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// readAll returns the numbers of the events in recordings, what was warned of,
+// and the summary's number of events, which is 0 if there is none.
+func readAll(t *testing.T, o SourceOptions, paths ...string) (numbers []int, warnings []string, s *Source) {
+	t.Helper()
+	o.Warn = func(text string) { warnings = append(warnings, text) }
+	s, err := OpenSource(paths, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	batch := make([]events.Event, 0, 100)
+	for {
+		batch, err = s.Read(t.Context(), batch[:0])
+		for i := range batch {
+			numbers = append(numbers, int((batch[i].Time-1_700_000_000_000_000_000)/1e9))
+		}
+		if errors.Is(err, io.EOF) {
+			return numbers, warnings, s
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func upTo(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
+}
+
+func TestFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	r := began(t, path, Options{}, Teller{})
+	r.mustAppend(t, 0, 1000)
+	if err := r.Finish(&events.Summary{Events: 1000, Filtered: 3, Elapsed: 5e9}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(path)
+	if n, files := r.Written(); err != nil || fi.Mode() != 0o600 || fi.Size() != n || files != 1 {
+		t.Errorf("%v, mode %v, %d bytes of %d, %d files", err, fi.Mode(), fi.Size(), n, files)
+	}
+	got, warnings, s := readAll(t, SourceOptions{}, path)
+	if c := s.Counts(); !slices.Equal(got, upTo(1000)) || warnings != nil || c.Filtered != 3 || c.Elapsed != 5e9 || s.Err() != nil {
+		t.Errorf("%d events, %q, %+v, %v", len(got), warnings, c, s.Err())
+	}
+}
+
+// What happened is on disk in time, whether or not more happens, and the
+// stream does not wait for that.
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "a")
+		var mu sync.Mutex
+		var safe []int // that a sync made safe
+		synced := func() []int {
+			mu.Lock()
+			defer mu.Unlock()
+			return safe
+		}
+		release := make(chan struct{})
+		r := began(t, path, Options{Flush: time.Second, sync: func(f *os.File) error {
+			<-release
+			got, _, _ := readAll(t, SourceOptions{}, path)
+			mu.Lock()
+			defer mu.Unlock()
+			safe = got
+			return datasync(f)
+		}}, Teller{})
+		start := time.Now()
+		r.mustAppend(t, 0, 1)
+		time.Sleep(time.Second / 2)
+		r.mustAppend(t, 1, 2)
+		time.Sleep(time.Second / 4) // now the disk begins, and stalls
+		synctest.Wait()
+		r.mustAppend(t, 2, 50_000) // more than a block
+		close(release)
+		synctest.Wait()
+		if since := time.Since(start); since >= time.Second || len(synced()) < 2 {
+			t.Errorf("%d events are safe after %v", len(synced()), since)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !slices.Equal(synced(), upTo(50_000)) {
+			t.Errorf("%d events are safe", len(synced()))
+		}
+		if err := r.Finish(&events.Summary{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An error of the disk ends the stream.
+func TestSyncFails(t *testing.T) {
+	broken := errors.New("broken")
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "a")
+		r := began(t, path, Options{sync: func(*os.File) error { return broken }}, Teller{})
+		r.mustAppend(t, 0, 1)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if err := r.Tick(nil); !errors.Is(err, broken) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v", err)
+		}
+		e := event(1)
+		if err := r.Append(&e); !errors.Is(err, broken) {
+			t.Errorf("%v", err)
+		}
+		if err := r.Finish(&events.Summary{}); !errors.Is(err, broken) {
+			t.Errorf("%v", err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// So does a limit on the size of files.
+func TestLimit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 300_000, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	r := began(t, path, Options{}, Teller{})
+	made, err := fill(r)
+	if lerr := unix.Setrlimit(unix.RLIMIT_FSIZE, &before); lerr != nil {
+		t.Fatal(lerr)
+	}
+	if !errors.Is(err, syscall.EFBIG) {
+		t.Fatalf("%d events: %v", made, err)
+	}
+	checkWhole(t, path, made)
+}
+
+// fill appends events until that fails.
+func fill(r *Recorder) (made int, err error) {
+	for made < 10_000_000 && err == nil {
+		e := event(made)
+		e.Conn *= 0x9e3779b97f4a7c15 // what does not compress
+		e.Seq = uint32(e.Conn >> 32)
+		e.Known |= events.HasSeq
+		if err = r.Append(&e); err == nil {
+			made++
+		}
+	}
+	return made, err
+}
+
+// checkWhole checks that a file has the first events in whole blocks, and
+// nothing else.
+func checkWhole(t *testing.T, path string, made int) {
+	t.Helper()
+	got, warnings, s := readAll(t, SourceOptions{}, path)
+	if len(got) == 0 || len(got) > made || !slices.Equal(got, upTo(len(got))) || s.Err() != nil {
+		t.Errorf("%d events of %d, %v, %q", len(got), made, s.Err(), warnings)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "not finished") {
+		t.Errorf("warned %q", warnings)
+	}
+}
+
+// Nothing is written through what another user may have planted, nor over a
+// file, and it is said why.
+func TestPlanted(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	const secret = "do not touch"
+	for _, name := range []string{"victim", "there", "linked", "others", "busy"} {
+		if err := os.WriteFile(at(name), []byte(secret), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := errors.Join(
+		os.Symlink("victim", at("symlink")), os.Symlink("new", at("dangling")),
+		os.Link(at("linked"), at("hardlink")), unix.Mkfifo(at("fifo"), 0o600), os.Mkdir(at("dir"), 0o700),
+		os.Chown(at("others"), 65534, 65534))
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy, err := os.OpenFile(at("busy"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	if err := lock(busy, unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		path  string
+		force bool
+		want  string
+	}{
+		{at("symlink"), false, at("symlink") + " is a symbolic link: give the file itself"},
+		{at("symlink"), true, at("symlink") + " is a symbolic link: give the file itself"},
+		{at("dangling"), true, at("dangling") + " is a symbolic link: give the file itself"},
+		{at("there"), false, at("there") + " exists: give another name, or --force to replace it"},
+		{at("hardlink"), true, at("hardlink") + " has another name, too (a hard link): remove it first, or give another name"},
+		{at("others"), true, at("others") + " belongs to another user: remove it first, or give another name"},
+		{at("busy"), true, at("busy") + " is being written by another tcptrace"},
+		{at("fifo"), true, at("fifo") + " is not a regular file: give another name, or - for standard output"},
+		{"/dev/full", true, "/dev/full is not a regular file: give another name, or - for standard output"},
+		{at("dir"), true, at("dir") + " is a folder: give a file"},
+		{at("none/file"), true, "open " + at("none/file") + ": no such file or directory"},
+		{at("there/file"), true, "open " + at("there/file") + ": not a directory"},
+		{"/proc/x", false, "open /proc/x: no such file or directory"},
+	} {
+		r, err := Open(tt.path, Options{Force: tt.force, File: true})
+		if err == nil {
+			r.Close()
+		}
+		if fmt.Sprint(err) != tt.want {
+			t.Errorf("%s, force %v:\n got %v\nwant %s", tt.path, tt.force, err, tt.want)
+		}
+	}
+	for _, name := range []string{"victim", "there", "linked", "others", "busy"} {
+		if b, err := os.ReadFile(at(name)); err != nil || string(b) != secret {
+			t.Errorf("%s: %v, %q", name, err, b)
+		}
+	}
+	if _, err := os.Lstat(at("new")); !os.IsNotExist(err) {
+		t.Errorf("made through a link: %v", err)
+	}
+
+	// A file of ours is replaced, from the start of the recording on.
+	r, err := Open(at("there"), Options{Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(at("there")); err != nil || string(b) != secret {
+		t.Errorf("before the start: %v, %q", err, b)
+	}
+	if err := r.Close(); err != nil { // not started: it stays
+		t.Error(err)
+	}
+	r = began(t, at("there"), Options{Force: true}, Teller{})
+	r.mustAppend(t, 0, 1)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Error(err)
+	}
+	if got, warnings, _ := readAll(t, SourceOptions{}, at("there")); len(got) != 1 || warnings != nil {
+		t.Errorf("%v, %q", got, warnings)
+	}
+	if fi, err := os.Stat(at("there")); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("%v, %v", fi.Mode(), err)
+	}
+	// What was made and not begun is gone.
+	if r, err = Open(at("fresh"), Options{}); err == nil {
+		err = r.Close()
+	}
+	if _, serr := os.Lstat(at("fresh")); err != nil || !os.IsNotExist(serr) {
+		t.Errorf("%v, %v", err, serr)
+	}
+}
+
+// clock is a clock that is set.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+func folderSize(t *testing.T, dir string) (size int64, files []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if _, ours := nameTime(e.Name()); !ours {
+			continue
+		}
+		fi, err := e.Info()
+		if os.IsNotExist(err) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += fi.Size()
+		files = append(files, filepath.Join(dir, e.Name()))
+	}
+	return size, files
+}
+
+// A folder stays below its size: the oldest files go, each whole, and nothing
+// that is not ours.
+func TestRotateBySize(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	audits := 0
+	r, err := Open(dir, Options{Folder: true, MaxSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	for _, name := range []string{"notes.txt", "2026-11-22.tcptrace", "2020-01-01T00-00-00.000Z.tcptrace.bak"} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// One that looks like ours and is a link is none.
+	if err := os.Symlink("notes.txt", filepath.Join(dir, "2020-01-01T00-00-00.000Z.tcptrace")); err != nil {
+		t.Fatal(err)
+	}
+	tell := Teller{Audit: func() ([]events.Audit, int, error) {
+		audits++
+		return []events.Audit{{NetNS: 7, Counter: "RetransSegs", Kernel: 1, Traced: 1, Verdict: events.Exact}}, 1, nil
+	}}
+	if err := r.Start(recording.Info{}, tell); err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	var sum events.Summary
+	soFar := func() events.Summary {
+		return events.Summary{Events: uint64(made), Filtered: uint64(2 * made), ByKind: []events.KindCount{{Name: "rto", Count: uint64(made)}}}
+	}
+	var largest int64
+	for range 200 {
+		for range 1000 {
+			e := event(made)
+			e.Seq = uint32(e.Conn >> 32)
+			e.Known |= events.HasSeq
+			if err := r.Append(&e); err != nil {
+				t.Fatal(err)
+			}
+			made++
+		}
+		if err := r.Tick(soFar); err != nil {
+			t.Fatal(err)
+		}
+		size, _ := folderSize(t, dir)
+		largest = max(largest, size)
+	}
+	sum = soFar()
+	sum.Audit, sum.Checked = []events.Audit{{NetNS: 7, Counter: "RetransSegs", Kernel: 1, Traced: 1, Verdict: events.Exact}}, 1
+	if err := r.Finish(&sum); err != nil {
+		t.Fatal(err)
+	}
+	if largest > 1<<20 || largest < 1<<19 {
+		t.Errorf("it grew to %d bytes", largest)
+	}
+	r.SumAudits(&sum)
+	_, rotated := r.Written()
+	if rotated < 5 || audits != rotated-1 || sum.Audit[0].Kernel != uint64(rotated) {
+		t.Errorf("%d files, %d audits, %+v", rotated, audits, sum.Audit)
+	}
+	_, files := folderSize(t, dir)
+	total := 0
+	for _, f := range files[1:] { // the first is the link
+		got, warnings, s := readAll(t, SourceOptions{}, f)
+		total += len(got)
+		if c := s.Counts(); warnings != nil || c.Filtered != uint64(2*len(got)) || len(c.Audit) != 1 || c.Audit[0].Kernel != 1 {
+			t.Errorf("%s: %d events, %q, %+v", f, len(got), warnings, c)
+		}
+	}
+	got, _, _ := readAll(t, SourceOptions{}, dir)
+	if len(got) != total || got[len(got)-1] != made-1 || !slices.IsSorted(got) || got[0] == 0 {
+		t.Errorf("%d events from %d to %d, %d in the files", len(got), got[0], got[len(got)-1], total)
+	}
+	for _, name := range []string{"notes.txt", "2026-11-22.tcptrace", "2020-01-01T00-00-00.000Z.tcptrace.bak", "2020-01-01T00-00-00.000Z.tcptrace"} {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || fi.Size() != 1<<20 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Files go when they are too old, also if nothing happens, and one that has no
+// event yet is not rotated. What is left of a crash counts like any other.
+func TestRotateByAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := &clock{now: time.Now()}
+		crashed := began(t, dir, Options{MaxAge: 24 * time.Hour, now: c.Now}, Teller{})
+		crashed.mustAppend(t, 0, 10)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		// What a kill leaves: blocks, no trailer, no lock.
+		leave(t, crashed)
+
+		r := began(t, dir, Options{MaxAge: 24 * time.Hour, now: c.Now}, Teller{})
+		soFar := func() events.Summary { return events.Summary{} }
+		tick := func(want int) {
+			t.Helper()
+			if err := r.Tick(soFar); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if _, files := folderSize(t, dir); len(files) != want {
+				t.Errorf("%d files, want %d", len(files), want)
+			}
+		}
+		tick(2)
+		c.advance(2 * time.Hour)
+		tick(2) // nothing to rotate
+		r.mustAppend(t, 10, 20)
+		tick(3) // the one under way is older than an hour
+		got, warnings, s := readAll(t, SourceOptions{}, dir)
+		if !slices.Equal(got, upTo(20)) || s.Err() != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "not finished") {
+			t.Errorf("%v, %v, %q", got, s.Err(), warnings)
+		}
+		// The times of files are real ones.
+		_, files := folderSize(t, dir)
+		for _, f := range files {
+			if err := os.Chtimes(f, time.Time{}, c.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.advance(23 * time.Hour)
+		tick(3)
+		c.advance(2 * time.Hour)
+		tick(1) // what is under way stays
+		if err := r.Finish(&events.Summary{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// leave ends a recorder as a kill would.
+func leave(t *testing.T, r *Recorder) {
+	t.Helper()
+	r.timer.Stop()
+	r.mu.Lock()
+	p := r.pieces[0]
+	r.err = errors.New("killed")
+	p.whole = true
+	r.changed.Broadcast()
+	r.mu.Unlock()
+	<-r.done
+}
+
+// Two recorders share a folder: neither has the other's name, nor deletes what
+// the other writes.
+func TestTwoRecorders(t *testing.T) {
+	dir := t.TempDir()
+	at := time.Now()
+	now := func() time.Time { return at }
+	warned := make(chan string, 10)
+	o := Options{MaxSize: 1, Folder: true, now: now, Warn: func(text string) { warned <- text }}
+	a := began(t, dir, o, Teller{})
+	b := began(t, dir, o, Teller{})
+	a.mustAppend(t, 0, 100)
+	b.mustAppend(t, 100, 200)
+	if err := errors.Join(a.Finish(&events.Summary{Events: 100}), b.Finish(&events.Summary{Events: 100})); err != nil {
+		t.Fatal(err)
+	}
+	got, _, _ := readAll(t, SourceOptions{}, dir)
+	// When the first had finished, the second's last write may delete its file.
+	if slices.Sort(got); len(got) == 0 || got[len(got)-1] != 199 || len(got) != 100 && len(got) != 200 {
+		t.Errorf("%d events", len(got))
+	}
+	if len(warned) == 0 || !strings.Contains(<-warned, "may grow beyond --max-size") {
+		t.Error("no warning")
+	}
+}
+
+// The clock may be set back: files sort as they were made.
+func TestNames(t *testing.T) {
+	d, err := openFolder(t.TempDir(), &Options{MaxSize: 1, now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	at := time.Date(2026, 11, 22, 12, 0, 0, 123_456_789, time.FixedZone("CET", 3600))
+	var names []string
+	for _, at := range []time.Time{at, at, at.Add(-time.Hour), at.Add(time.Hour)} {
+		f, err := d.create(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, filepath.Base(f.Name()))
+		f.Close()
+	}
+	want := []string{
+		"2026-11-22T11-00-00.123Z.tcptrace", "2026-11-22T11-00-00.124Z.tcptrace",
+		"2026-11-22T11-00-00.125Z.tcptrace", "2026-11-22T12-00-00.123Z.tcptrace",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("%q", names)
+	}
+	for _, name := range []string{"2026-11-22T11-00-00.123Z.tcptrace.x", "2026-11-22T11-00-00Z.tcptrace", "x.tcptrace", "2026-11-22T11-00-00.1234Z.tcptrace", "2026-13-22T11-00-00.123Z.tcptrace"} {
+		if _, ours := nameTime(name); ours {
+			t.Errorf("%s is none of ours", name)
+		}
+	}
+}
+
+// Settings of a namespace are recorded when it has its first event, and again
+// when they have changed.
+func TestSettings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	c := &clock{now: time.Now()}
+	value := "15"
+	var asked [][]uint32
+	r := began(t, path, Options{now: c.Now}, Teller{Settings: func(list []uint32) ([]events.Settings, error) {
+		asked = append(asked, list)
+		return []events.Settings{{NetNS: 7, Time: 1, Values: []events.Setting{{Name: "tcp_retries2", Value: value}}}}, nil
+	}})
+	step := func(from, to int, d time.Duration) {
+		t.Helper()
+		r.mustAppend(t, from, to)
+		if err := r.Tick(nil); err != nil {
+			t.Fatal(err)
+		}
+		c.advance(d)
+	}
+	step(0, 1, 0)
+	step(1, 2, time.Hour)
+	value = "8"
+	step(2, 3, time.Second)
+	step(3, 4, time.Hour)
+	step(4, 4, time.Hour) // had an event since
+	step(4, 4, time.Hour) // had none
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 3 {
+		t.Errorf("asked %v", asked)
+	}
+	s, err := OpenSource([]string{path}, SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Read(t.Context(), make([]events.Event, 0, 10)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Settings([]uint32{7, 8})
+	if err != nil || len(list) != 1 || list[0].Values[0].Value != "8" {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
+// Nothing is allocated for an event.
+func TestAllocs(t *testing.T) {
+	r := began(t, filepath.Join(t.TempDir(), "a"), Options{}, Teller{})
+	e := event(1)
+	if n := testing.AllocsPerRun(10_000, func() {
+		if err := r.Append(&e); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A folder needs a right that is given up only if its bits do not let us in.
+func TestRights(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		uid, gid int
+		mode     os.FileMode
+		want     []string
+	}{
+		{os.Geteuid(), os.Getegid(), 0o700, nil},
+		{os.Geteuid(), os.Getegid(), 0o500, []string{"CAP_DAC_OVERRIDE"}},
+		{65534, 65534, 0o700, []string{"CAP_DAC_OVERRIDE"}},
+		{65534, os.Getegid(), 0o770, nil},
+		{65534, 65534, 0o777, nil},
+	} {
+		if err := errors.Join(os.Chown(dir, tt.uid, tt.gid), os.Chmod(dir, tt.mode)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Rights(); !slices.Equal(got, tt.want) {
+			t.Errorf("%+v: %v", tt, got)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{now: time.Unix(1_700_000_000, 0)}
+	r := began(t, dir, Options{MaxAge: time.Hour, now: c.Now}, Teller{})
+	for i := range 30 { // a file for each ten
+		e := event(i * 1000)
+		if err := r.Append(&e); err != nil {
+			t.Fatal(err)
+		}
+		c.advance(1000 * time.Second)
+		if i%10 == 9 {
+			if err := r.Tick(func() events.Summary { return events.Summary{} }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	_, files := folderSize(t, dir)
+	if len(files) == 0 {
+		t.Fatal("no files")
+	}
+	all, _, _ := readAll(t, SourceOptions{}, dir)
+	since, until := all[len(all)/3], all[len(all)*2/3]
+	at := func(i int) time.Time { return time.Unix(1_700_000_000+int64(i), 0) }
+	got, _, s := readAll(t, SourceOptions{Since: at(since), Until: at(until)}, dir)
+	if len(got) == 0 || got[0] != since || got[len(got)-1] != until || s.Counts().Audit != nil {
+		t.Errorf("%v from %d to %d of %v", got, since, until, all)
+	}
+}
+
+// Several recordings come in the order in which they are named; those of a
+// folder in order of time. Standard input is one of them.
+func TestOrder(t *testing.T) {
+	dir := t.TempDir()
+	var files []string
+	for i := range 3 {
+		path := filepath.Join(dir, fmt.Sprint(2-i))
+		r := began(t, path, Options{}, Teller{})
+		r.mustAppend(t, i*10, i*10+10)
+		if err := r.Finish(&events.Summary{Filtered: 1, Elapsed: time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, path)
+	}
+	b, err := os.ReadFile(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, warnings, s := readAll(t, SourceOptions{Stdin: bytes.NewReader(b)}, files[0], "-", files[2])
+	if c := s.Counts(); !slices.Equal(got, upTo(30)) || warnings != nil || c.Filtered != 3 || c.Elapsed != 3*time.Second {
+		t.Errorf("%v, %q, %+v", got, warnings, c)
+	}
+	got, _, _ = readAll(t, SourceOptions{}, files[2], files[0])
+	if len(got) != 20 || got[0] != 20 || got[10] != 0 {
+		t.Errorf("%v", got)
+	}
+	if _, err := OpenSource([]string{"-", "-"}, SourceOptions{Stdin: bytes.NewReader(b)}); err == nil {
+		t.Error("standard input is there once")
+	}
+}
+
+// follow reads until it has seen an event.
+type reader struct {
+	t *testing.T
+	s *Source
+}
+
+func (r *reader) until(ctx context.Context, n int) (got []int) {
+	r.t.Helper()
+	batch := make([]events.Event, 0, 64)
+	for ctx.Err() == nil {
+		var err error
+		batch, err = r.s.Read(ctx, batch[:0])
+		for i := range batch {
+			got = append(got, int((batch[i].Time-1_700_000_000_000_000_000)/1e9))
+		}
+		if err != nil {
+			r.t.Fatalf("%v after %v", err, got)
+		}
+		if len(got) > 0 && got[len(got)-1] == n {
+			return got
+		}
+	}
+	r.t.Fatalf("no event %d in %v", n, got)
+	return nil
+}
+
+// A follower sees what comes later, in the file under way and in new ones, of
+// two recorders that write side by side, too.
+func TestFollow(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{now: time.Now()}
+	o := Options{Flush: 4 * time.Millisecond, MaxAge: 24 * time.Hour, Folder: true, now: c.Now}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	soFar := func() events.Summary { return events.Summary{} }
+	var warned []string
+	s, err := OpenSource([]string{dir}, SourceOptions{Follow: true, Warn: func(text string) { warned = append(warned, text) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := &reader{t, s}
+
+	a := began(t, dir, o, Teller{})
+	a.mustAppend(t, 0, 1)
+	if got := read.until(ctx, 0); !slices.Equal(got, upTo(1)) {
+		t.Errorf("%v", got)
+	}
+	a.mustAppend(t, 1, 1000)
+	if got := read.until(ctx, 999); len(got) != 999 {
+		t.Errorf("%d events", len(got))
+	}
+	c.advance(2 * time.Hour)
+	if err := a.Tick(soFar); err != nil { // rotates
+		t.Fatal(err)
+	}
+	a.mustAppend(t, 1000, 1001)
+	read.until(ctx, 1000)
+	b := began(t, dir, o, Teller{})
+	for i := 1001; i < 1011; i += 2 {
+		a.mustAppend(t, i, i+1)
+		read.until(ctx, i)
+		b.mustAppend(t, i+1, i+2)
+		read.until(ctx, i+1)
+	}
+	leave(t, a) // its file is over, without an end
+	b.mustAppend(t, 1011, 1012)
+	read.until(ctx, 1011)
+	if err := b.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	third := began(t, dir, o, Teller{})
+	third.mustAppend(t, 1012, 1013)
+	read.until(ctx, 1012)
+	stopped, stop := context.WithCancel(ctx)
+	stop()
+	if _, err := s.Read(stopped, make([]events.Event, 0, 10)); !errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+	if err := errors.Join(s.Close(), third.Finish(&events.Summary{})); err != nil {
+		t.Error(err)
+	}
+	if s.Err() != nil || slices.ContainsFunc(warned, func(w string) bool { return !strings.Contains(w, "not finished") }) {
+		t.Errorf("%v, %q", s.Err(), warned)
+	}
+	if s.Events() != 1013 {
+		t.Errorf("%d events", s.Events())
+	}
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+)
+
+func TestAddSummaries(t *testing.T) {
+	s := Summary{
+		Events: 5, Filtered: 1, Merged: 2, Lost: 3, Elapsed: time.Second, Skipped: 1, SkippedCounting: 1, Checked: 4,
+		ByKind: []KindCount{{"rto", 2}, {"state", 3}},
+	}
+	s.Add(&Summary{
+		Events: 10, Filtered: 10, Merged: 10, Lost: 10, Elapsed: time.Minute, Skipped: 10, SkippedCounting: 10, Checked: 3,
+		ByKind: []KindCount{{"fast", 1}, {"rto", 9}},
+	})
+	want := Summary{
+		Events: 15, Filtered: 11, Merged: 12, Lost: 13, Elapsed: time.Minute + time.Second, Skipped: 11, SkippedCounting: 11, Checked: 4,
+		ByKind: []KindCount{{"rto", 11}, {"state", 3}, {"fast", 1}},
+	}
+	if !reflect.DeepEqual(s, want) {
+		t.Errorf("got %+v\nwant %+v", s, want)
+	}
+	// Each number counts: one that is added to the struct is not forgotten.
+	var a, b Summary
+	r := rand.New(rand.NewPCG(1, 1))
+	for i := range reflect.TypeFor[Summary]().NumField() {
+		for _, s := range []*Summary{&a, &b} {
+			if f := reflect.ValueOf(s).Elem().Field(i); f.CanUint() {
+				f.SetUint(1 + r.Uint64N(1000))
+			} else if f.CanInt() {
+				f.SetInt(1 + r.Int64N(1000))
+			}
+		}
+	}
+	sum := a
+	sum.Add(&b)
+	for i := range reflect.TypeFor[Summary]().NumField() {
+		x, y, z := reflect.ValueOf(a).Field(i), reflect.ValueOf(b).Field(i), reflect.ValueOf(sum).Field(i)
+		name := reflect.TypeFor[Summary]().Field(i).Name
+		if z.CanUint() && z.Uint() != x.Uint()+y.Uint() || z.CanInt() && name != "Checked" && z.Int() != x.Int()+y.Int() {
+			t.Errorf("%s: %v and %v make %v", name, x, y, z)
+		}
+	}
+}
+
+func TestAddAudits(t *testing.T) {
+	a := []Audit{
+		{NetNS: 1, Counter: "RetransSegs", Kernel: 10, Traced: 9, Bracket: 0, Verdict: Missing},
+		{NetNS: 1, Counter: "OutRsts", Kernel: 5, Traced: 5, Verdict: Exact},
+		{NetNS: 2, Counter: "OutRsts", Traced: 1, Verdict: Unchecked, Note: "gone"},
+		{NetNS: 4, Counter: "OutRsts", Kernel: 1, Traced: 1, Verdict: Exact},
+	}
+	b := []Audit{
+		{NetNS: 1, Counter: "RetransSegs", Kernel: 20, Traced: 20, Bracket: 3, Verdict: Within},
+		{NetNS: 1, Counter: "OutRsts", Kernel: 1, Traced: 2, Verdict: Extra},
+		{NetNS: 2, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
+		{NetNS: 3, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
+		{NetNS: 4, Counter: "OutRsts", Traced: 2, Bracket: 1, Verdict: Unchecked, Note: "unreadable"},
+	}
+	want := []Audit{
+		{NetNS: 1, Counter: "RetransSegs", Kernel: 30, Traced: 29, Bracket: 3, Verdict: Within},
+		{NetNS: 1, Counter: "OutRsts", Kernel: 6, Traced: 7, Verdict: Extra},
+		{NetNS: 2, Counter: "OutRsts", Traced: 8, Verdict: Unchecked, Note: "gone"},
+		{NetNS: 4, Counter: "OutRsts", Traced: 3, Bracket: 1, Verdict: Unchecked, Note: "unreadable"},
+		{NetNS: 3, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
+	}
+	if got := AddAudits(a, b); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	if AddAudits(nil, nil) != nil {
+		t.Error("no audit and no audit make one")
+	}
+	if got := AddAudits(nil, []Audit{}); got == nil || len(got) != 0 {
+		t.Errorf("no audit and one of nothing make %v", got)
+	}
+}
