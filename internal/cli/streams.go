@@ -281,7 +281,8 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, traced.Close()) }()
-		src, tell, info = traced, record.Teller{Audit: traced.Audit, Settings: traced.Settings}, a.describe(cmd, f, traced)
+		src, info = traced, a.describe(cmd, f, traced)
+		tell = record.Teller{Audit: traced.Audit, Settings: traced.Settings, Again: record.SettingsAge}
 	} else {
 		src, tell, info = a.watch(replayed, f), record.Teller{Settings: replayed.Settings}, a.copied(cmd, f, replayed)
 		if !f.quiet {

@@ -180,7 +180,8 @@ func (d *folder) makeRoom(more int64) {
 	}
 	for _, f := range files {
 		old := d.maxAge > 0 && d.now().Sub(f.mod) > d.maxAge
-		if !old && total <= d.maxSize {
+		// An empty file may be one that another recorder has not locked yet.
+		if !old && (total <= d.maxSize || f.size == 0) {
 			continue
 		}
 		switch gone, err := d.remove(f.name); {

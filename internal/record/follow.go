@@ -21,8 +21,8 @@ const (
 	maxChunks = 2
 )
 
-// follower reads recordings that are being written. Each has a goroutine, which
-// waits where its recording ends for now. The next is begun when the one before
+// follower reads recordings that may have no end yet, and streams, which may be
+// silent for long. Each has a goroutine, which waits where its input ends for now. The next is begun when the one before
 // has come there, so that what is old comes in order.
 type follower struct {
 	s       *Source
@@ -35,11 +35,14 @@ type follower struct {
 	waits   sync.WaitGroup // goroutines that end when done is closed
 	rest    []events.Event // of part
 	part    *portion
+
+	settings map[uint32]*events.Settings // at the last event, by namespace
 }
 
 // tail is an input that is followed.
 type tail struct {
-	free chan *portion
+	free     chan *portion
+	settings map[uint32]*events.Settings // sent already
 }
 
 // portion is events of an input, or its end.
@@ -48,12 +51,14 @@ type portion struct {
 	list  []events.Event
 	found []recording.Problem // before or among them
 	err   error
+
+	settings []*events.Settings // new ones of their namespaces
 }
 
 func newFollower(s *Source) *follower {
 	return &follower{
 		s: s, feed: make(chan *portion), settled: make(chan *input), done: make(chan struct{}), running: map[*input]*tail{},
-		ticker: time.NewTicker(pollTime),
+		ticker: time.NewTicker(pollTime), settings: map[uint32]*events.Settings{},
 	}
 }
 
@@ -73,6 +78,9 @@ func (f *follower) read(ctx context.Context, batch []events.Event) ([]events.Eve
 		select {
 		case p := <-f.feed:
 			p.in.held = append(p.in.held, p.found...)
+			for _, set := range p.settings {
+				keep(f.settings, set)
+			}
 			if p.err == nil {
 				f.part, f.rest = p, p.list
 				f.s.note(p.in, p.list)
@@ -110,12 +118,12 @@ func (f *follower) read(ctx context.Context, batch []events.Event) ([]events.Eve
 func (f *follower) begin() {
 	in := f.s.inputs[0]
 	f.s.inputs = f.s.inputs[1:]
-	t := &tail{free: make(chan *portion, maxChunks)}
+	t := &tail{free: make(chan *portion, maxChunks), settings: map[uint32]*events.Settings{}}
 	for range maxChunks {
 		t.free <- &portion{in: in, list: make([]events.Event, 0, chunkLen)}
 	}
 	f.running[in], f.young = t, in
-	if in.path == "-" {
+	if in.stream {
 		go f.run(in, t) // nothing ends its waiting
 	} else {
 		f.waits.Go(func() { f.run(in, t) })
@@ -175,6 +183,7 @@ func (f *follower) run(in *input, t *tail) {
 		found := in.found
 		in.found = nil
 		p.found = found
+		p.settings = t.news(in, p.list)
 		if len(p.list) > 0 && !send(p) {
 			return
 		}
@@ -191,15 +200,43 @@ func (f *follower) run(in *input, t *tail) {
 	}
 }
 
+// news are the settings that came with events.
+func (t *tail) news(in *input, list []events.Event) (news []*events.Settings) {
+	last := uint32(0)
+	for i := range list {
+		inum := list[i].NetNS
+		if inum == last {
+			continue
+		}
+		last = inum
+		if set := in.r.Settings(inum); set != nil && set != t.settings[inum] {
+			keep(t.settings, set)
+			news = append(news, set)
+		}
+	}
+	return news
+}
+
+// keep keeps the settings of some namespaces.
+func keep(in map[uint32]*events.Settings, set *events.Settings) {
+	if len(in) >= maxNets {
+		clear(in)
+	}
+	in[set.NetNS] = set
+}
+
 func (f *follower) open(in *input) error {
-	if in.path == "-" {
-		return f.s.header(in, f.s.o.Stdin)
+	if in.stream {
+		return nil // it is
 	}
 	file, err := os.Open(in.path)
 	if err != nil {
 		return err
 	}
 	in.file = file
+	if !f.s.o.Follow {
+		return f.s.header(in, file)
+	}
 	return f.s.header(in, &growing{f: f, in: in, file: file})
 }
 
@@ -213,7 +250,9 @@ func (f *follower) stop() {
 	close(f.done)
 	f.waits.Wait()
 	for in := range f.running {
-		if in.path != "-" && in.r != nil { // else its goroutine may still read
+		if in.stream { // its goroutine may still read
+			f.s.account(in, nil)
+		} else if in.r != nil {
 			f.s.account(in, in.r.Summary())
 			in.end()
 		}

@@ -31,8 +31,10 @@ type Options struct {
 
 	Warn func(string) // told what does not end the recording, by any goroutine; may be nil
 
-	now  func() time.Time     // tests'
-	sync func(*os.File) error // tests'
+	// Tests'.
+	now   func() time.Time
+	sync  func(*os.File) error
+	queue int // bytes that wait for a slow disk before Append does
 }
 
 // The defaults of [Options].
@@ -48,14 +50,16 @@ type Teller struct {
 	Audit func() (rows []events.Audit, checked int, err error)
 	// Settings are those of some namespaces, as far as they are known.
 	Settings func(netns []uint32) ([]events.Settings, error)
+	// Again is after how long those of a namespace are asked for again, if it
+	// had events since; 0: at each Tick.
+	Again time.Duration
 }
 
+// SettingsAge is what Teller.Again is to be where settings are the kernel's.
+const SettingsAge = time.Minute
+
 const (
-	// maxQueue is how many bytes wait for a slow disk before Append does.
 	maxQueue = 16 << 20
-	// settingsAge is after how long a namespace's settings are asked for again,
-	// if it still has events.
-	settingsAge = time.Minute
 	// sweepTime is how often a folder is looked at in which nothing is written.
 	sweepTime = time.Minute
 	// maxNets is how many namespaces of a file have their settings in it.
@@ -144,6 +148,9 @@ func Open(path string, o Options) (*Recorder, error) {
 	if o.Warn == nil {
 		o.Warn = func(string) {}
 	}
+	if o.queue == 0 {
+		o.queue = maxQueue
+	}
 	if o.now == nil {
 		o.now = time.Now
 	}
@@ -231,7 +238,7 @@ func (r *Recorder) Append(e *events.Event) error {
 	if len(p.buf) > 0 {
 		r.changed.Broadcast()
 	}
-	for len(p.buf) > maxQueue && r.err == nil {
+	for len(p.buf) > r.o.queue && r.err == nil {
 		r.changed.Wait()
 	}
 	return r.err
@@ -287,7 +294,7 @@ func (r *Recorder) Tick(soFar func() events.Summary) error {
 
 // settings records those that are new.
 func (r *Recorder) settings(now time.Time) {
-	again := now.Sub(r.asked) >= settingsAge
+	again := now.Sub(r.asked) >= r.tell.Again
 	if r.tell.Settings == nil || !r.unseen && !again {
 		return
 	}

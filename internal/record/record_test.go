@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -399,8 +402,8 @@ func TestRotateBySize(t *testing.T) {
 		return events.Summary{Events: uint64(made), Filtered: uint64(2 * made), ByKind: []events.KindCount{{Name: "rto", Count: uint64(made)}}}
 	}
 	var largest int64
-	for range 200 {
-		for range 1000 {
+	for range 100 {
+		for range 2000 {
 			e := event(made)
 			e.Seq = uint32(e.Conn >> 32)
 			e.Known |= events.HasSeq
@@ -578,7 +581,7 @@ func TestSettings(t *testing.T) {
 	r := began(t, path, Options{now: c.Now}, Teller{Settings: func(list []uint32) ([]events.Settings, error) {
 		asked = append(asked, list)
 		return []events.Settings{{NetNS: 7, Time: 1, Values: []events.Setting{{Name: "tcp_retries2", Value: value}}}}, nil
-	}})
+	}, Again: SettingsAge})
 	step := func(from, to int, d time.Duration) {
 		t.Helper()
 		r.mustAppend(t, from, to)
@@ -809,5 +812,128 @@ func TestFollow(t *testing.T) {
 	}
 	if s.Events() != 1013 {
 		t.Errorf("%d events", s.Events())
+	}
+}
+
+// A stream that is silent keeps nobody waiting, and what has come is there.
+func TestStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, out := io.Pipe()
+		recorder := make(chan *Recorder, 1)
+		go func() {
+			r, err := Open("-", Options{Stdout: out})
+			if err == nil {
+				err = r.Start(recording.Info{Start: 1}, Teller{Settings: func([]uint32) ([]events.Settings, error) {
+					return []events.Settings{{NetNS: 7, Values: []events.Setting{{Name: "tcp_sack", Value: "1"}}}}, nil
+				}})
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			e := event(0)
+			if err := errors.Join(r.Append(&e), r.Tick(nil)); err != nil {
+				t.Error(err)
+			}
+			recorder <- r
+		}()
+		s, err := OpenSource([]string{"-"}, SourceOptions{Stdin: in})
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := &reader{t, s}
+		if got := read.until(t.Context(), 0); !slices.Equal(got, upTo(1)) {
+			t.Errorf("%v", got)
+		}
+		if list, err := s.Settings([]uint32{7, 8}); err != nil || len(list) != 1 || list[0].Values[0].Value != "1" {
+			t.Errorf("%v, %v", list, err)
+		}
+		batch := make([]events.Event, 0, 10)
+		if batch, err = s.Read(t.Context(), batch); len(batch) > 0 || err != nil { // an idle moment
+			t.Errorf("%v, %v", batch, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.Read(ctx, batch); !errors.Is(err, io.EOF) {
+			t.Errorf("%v", err)
+		}
+		if err := errors.Join(s.Close(), in.Close()); err != nil {
+			t.Error(err)
+		}
+		if err := (<-recorder).Close(); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Error(err)
+		}
+	})
+}
+
+// A disk that stands still takes a bounded amount of memory, and nothing gets
+// lost.
+func TestBackpressure(t *testing.T) {
+	in, out := io.Pipe()
+	r := began(t, "-", Options{Stdout: out, queue: 1 << 20}, Teller{})
+	const n = 150_000
+	done := make(chan error, 1)
+	var made atomic.Int64
+	go func() {
+		for i := range n {
+			e := event(i)
+			e.Seq, e.EndSeq, e.Conn, e.Cookie = rand.Uint32(), rand.Uint32(), rand.Uint64(), rand.Uint64()
+			e.Known |= events.HasSeq
+			if err := r.Append(&e); err != nil {
+				done <- err
+				return
+			}
+			made.Add(1)
+		}
+		done <- errors.Join(r.Finish(&events.Summary{}), out.Close())
+	}()
+	for { // until the queue is full
+		r.mu.Lock()
+		full := len(r.pieces[0].buf) > r.o.queue
+		r.mu.Unlock()
+		if full {
+			break
+		}
+		runtime.Gosched()
+	}
+	if made.Load() == n {
+		t.Error("the queue never filled")
+	}
+	s, err := OpenSource([]string{"-"}, SourceOptions{Stdin: in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for batch := make([]events.Event, 0, 256); err == nil; got += len(batch) {
+		batch, err = s.Read(t.Context(), batch[:0])
+	}
+	if !errors.Is(err, io.EOF) || got != n {
+		t.Errorf("%d events: %v", got, err)
+	}
+	if err := errors.Join(<-done, s.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A folder that goes away ends the recording; its file has what was taken.
+func TestFolderGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "folder")
+	c := &clock{now: time.Now()}
+	r := began(t, dir, Options{Folder: true, MaxAge: time.Hour, now: c.Now}, Teller{})
+	r.mustAppend(t, 0, 10)
+	_, files := folderSize(t, dir)
+	kept := filepath.Join(dir, "..", "kept")
+	if err := errors.Join(os.Link(files[0], kept), os.RemoveAll(dir)); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(2 * time.Hour)
+	if err := r.Tick(func() events.Summary { return events.Summary{} }); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if err := r.Close(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if got, _, s := readAll(t, SourceOptions{}, kept); !slices.Equal(got, upTo(10)) || s.Err() != nil {
+		t.Errorf("%v, %v", got, s.Err())
 	}
 }

@@ -32,7 +32,7 @@ type Source struct {
 	folders []*source // to look for new files in
 	inputs  []*input  // to come
 	cur     *input
-	follow  *follower // nil: see SourceOptions
+	follow  *follower // nil: all inputs are files that have an end
 
 	info    recording.Info
 	total   int64 // bytes of all inputs; 0: unknown
@@ -55,11 +55,13 @@ type source struct {
 type input struct {
 	path   string
 	inside bool // of a folder: it may be gone when it is its turn
+	stream bool // is no file: it can't be opened twice, and reading may wait for long
 	name   string
 	file   *os.File // nil until it is open, and for standard input
 	size   int64
 
 	r     *recording.Reader
+	start int64               // wall clock, as the header says, ns
 	first int64               // wall clock of the first event, ns
 	last  int64               // and of the last
 	lost  uint64              // sum of the losses read
@@ -83,7 +85,7 @@ func OpenSource(paths []string, o SourceOptions) (*Source, error) {
 	if err := s.open(paths); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if o.Follow {
+	if o.Follow || slices.ContainsFunc(s.inputs, func(in *input) bool { return in.stream }) {
 		s.follow = newFollower(s)
 	}
 	return s, nil
@@ -96,7 +98,7 @@ func (s *Source) open(paths []string) error {
 			if slices.ContainsFunc(s.inputs, func(in *input) bool { return in.path == "-" }) {
 				return errors.New("standard input is named twice")
 			}
-			s.inputs = append(s.inputs, &input{path: path, name: "standard input"})
+			s.inputs = append(s.inputs, &input{path: path, name: "standard input", stream: true})
 			known = false
 			continue
 		}
@@ -111,13 +113,10 @@ func (s *Source) open(paths []string) error {
 			continue
 		}
 		known = known && fi.Mode().IsRegular()
-		s.inputs = append(s.inputs, &input{path: path, name: path, size: fi.Size()})
+		s.inputs = append(s.inputs, &input{path: path, name: path, size: fi.Size(), stream: !fi.Mode().IsRegular()})
 	}
 	first := true
 	for i, in := range s.inputs {
-		if in.path == "-" && s.o.Follow {
-			continue // its header may be long in coming
-		}
 		err := s.begin(in)
 		switch {
 		case err != nil && !in.inside:
@@ -134,7 +133,7 @@ func (s *Source) open(paths []string) error {
 		merge(&s.info, in.r.Info(), first)
 		first = false
 		s.total += in.size
-		if in.file != nil && in.again() {
+		if !in.stream {
 			in.end()
 		}
 	}
@@ -143,12 +142,6 @@ func (s *Source) open(paths []string) error {
 		s.total = 0
 	}
 	return nil
-}
-
-// again reports whether an input can be opened a second time.
-func (in *input) again() bool {
-	fi, err := in.file.Stat()
-	return err == nil && fi.Mode().IsRegular()
 }
 
 // openFolder adds what a folder has.
@@ -257,7 +250,7 @@ func (s *Source) header(in *input, from io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", in.name, err)
 	}
-	in.r = r
+	in.r, in.start = r, r.Info().Start
 	return nil
 }
 
@@ -378,8 +371,8 @@ func (s *Source) account(in *input, sum *events.Summary) {
 		return
 	}
 	from := in.first
-	if start := in.r.Info().Start; s.o.Since.IsZero() && start > 0 && start < from {
-		from = start
+	if s.o.Since.IsZero() && in.start > 0 && in.start < from {
+		from = in.start
 	}
 	s.sum.Elapsed += time.Duration(max(0, in.last-from))
 }
@@ -431,11 +424,15 @@ func (s *Source) Err() error {
 // [Teller] gives them.
 func (s *Source) Settings(netns []uint32) ([]events.Settings, error) {
 	var list []events.Settings
-	if s.cur == nil || s.cur.r == nil || s.follow != nil { // a follower's reader is in use
-		return nil, nil
-	}
 	for _, inum := range netns {
-		if set := s.cur.r.Settings(inum); set != nil {
+		var set *events.Settings
+		switch {
+		case s.follow != nil:
+			set = s.follow.settings[inum]
+		case s.cur != nil && s.cur.r != nil:
+			set = s.cur.r.Settings(inum)
+		}
+		if set != nil {
 			list = append(list, *set)
 		}
 	}
