@@ -84,7 +84,8 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 			}
 			t.Load, t.How = p.load, p.how
 			r.Records = append(r.Records, t)
-			o.Logf("recordings %d/%d: %s, %s: %s; %s", round+1, o.fewRounds(), p.load, p.how, &t.formatTrial, &t.File)
+			o.Logf("recordings %d/%d: %s, %s: %d lost, %.0f ns of user CPU an event; %s", round+1, o.fewRounds(),
+				p.load, p.how, t.Lost, t.userCost(), &t.File)
 			if p.how == howRecord {
 				files[p.load] = file
 			} else if err := os.RemoveAll(file); err != nil {
@@ -148,7 +149,7 @@ type census struct {
 	Events          int
 	Of              int // an address
 	Retransmissions int
-	Connections     int
+	Ends            int // of connections, both if both are on this host
 }
 
 func (c *census) bytesEach() float64 { return float64(c.Bytes) / float64(max(1, c.Events)) }
@@ -156,8 +157,8 @@ func (c *census) bytesEach() float64 { return float64(c.Bytes) / float64(max(1, 
 func (c *census) share() float64 { return float64(c.Retransmissions) / float64(max(1, c.Events)) }
 
 func (c *census) String() string {
-	return fmt.Sprintf("%d events of %d connections in %d bytes, %.1f an event, %.0f%% retransmissions",
-		c.Events, c.Connections, c.Bytes, c.bytesEach(), 100*c.share())
+	return fmt.Sprintf("%d events of %d ends of connections in %d bytes, %.1f an event, %.0f%% retransmissions",
+		c.Events, c.Ends, c.Bytes, c.bytesEach(), 100*c.share())
 }
 
 // readRecording counts what is in a file. It must be whole.
@@ -200,7 +201,7 @@ func readRecording(file string, addr netip.Addr) (c census, err error) {
 		return c, fmt.Errorf("%s is damaged, or has no end", file)
 	}
 	delete(conns, 0)
-	c.Connections, c.Bytes = len(conns), r.Offset()
+	c.Ends, c.Bytes = len(conns), r.Offset()
 	return c, nil
 }
 
@@ -363,13 +364,13 @@ func (r *recordings) userCost(how string) float64 {
 }
 
 // bytesEach is the highest of a load, in bytes an event; NaN if some trial had
-// less than the share of retransmissions, or the connections, that the target
+// less than the share of retransmissions, or the ends of connections, that the target
 // speaks of.
-func (r *recordings) bytesEach(load string, share float64, connections int) float64 {
+func (r *recordings) bytesEach(load string, share float64, ends int) float64 {
 	var of []float64
 	for i := range r.Records {
 		if t := &r.Records[i]; t.Load == load && t.How == howRecord {
-			if t.File.share() < share || t.File.Connections < connections {
+			if t.File.share() < share || t.File.Ends < ends {
 				return median(nil)
 			}
 			of = append(of, t.File.bytesEach())
@@ -443,7 +444,7 @@ func (r *recordings) rows() (records, replays [][]string) {
 			user = fmt.Sprintf("%.0f ns more than the table", r.userCost(how))
 		}
 		records = append(records, []string{
-			load, how, thousands(float64(last.File.Events)), thousands(float64(last.File.Connections)),
+			load, how, thousands(float64(last.File.Events)), thousands(float64(last.File.Ends)),
 			fmt.Sprintf("%.0f%%", 100*last.File.share()), fmt.Sprintf("%.1f", last.File.bytesEach()), user,
 			fmt.Sprintf("%.0f MiB", median(pick(r.Records, func(t *recordTrial) (float64, bool) {
 				return mib(t.Memory.Peak + t.Memory.Maps), t.Load == load && t.How == how

@@ -20,12 +20,12 @@ const (
 	memoryLimit   = 64   // MiB
 	startLimit    = 300 * time.Millisecond
 	healthyWidth  = 0.02
-	recordLimit   = 500 // ns
-	bytesLimit    = 24  // an event
-	bytesShare    = 0.3 // of retransmissions, at least
-	bytesOf       = 1000
-	replayLimit   = 2e6  // events a second, at least
-	lengthLimit   = 1.25 // memory for ten times the length
+	recordLimit   = 500      // ns
+	bytesLimit    = 24       // an event
+	bytesShare    = 0.3      // of retransmissions, at least
+	bytesOf       = 2 * 1000 // ends of connections: both are here
+	replayLimit   = 2e6      // events a second, at least
+	lengthLimit   = 1.25     // memory for ten times the length
 )
 
 // target is what was aimed at, and what came of it.
