@@ -35,7 +35,7 @@ PREFIX ?= /usr/local
 GROUP ?= adm
 
 .DEFAULT_GOAL := build
-.PHONY: help build deb install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench bench-deps fuzz clean
+.PHONY: help build deb install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench bench-deps soak fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -129,6 +129,11 @@ bench: build bench-deps ## what it costs, beside other tools; BENCHFLAGS="-round
 	@set -e; out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/... ./internal/filter >"$$out" || { cat "$$out"; exit 1; }; cat "$$out"; \
 	$(SUDO) env "PATH=$$PATH" $(GO) run ./internal/bench/measure -tcptrace ./tcptrace -gobench "$$out" $(BENCHFLAGS)
+
+# Not in CI: it takes an hour. SOAKFLAGS=-h lists what else can be set.
+SOAK ?= 1h
+soak: build ## an hour of storms, losses and namespaces that come and go, with the flight recorder on; SOAK=10m shortens
+	$(SUDO) env "PATH=$$PATH" $(GO) run ./internal/bench/soak -tcptrace ./tcptrace -for '$(SOAK)' $(SOAKFLAGS)
 
 fuzz: ## every fuzz target for $(FUZZTIME)
 	@set -e; for pkg in $$($(GO) list ./pkg/... ./internal/filter/... ./internal/names ./internal/netstat ./internal/live); do \

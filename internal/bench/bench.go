@@ -26,9 +26,10 @@ type Options struct {
 	// Only are the parts that are measured, all if there are none: see Parts.
 	Only []string
 
-	Rounds          int // of the storm; lossy and formats have half of them
+	Rounds          int // of the storm; lossy, formats and recordings have half of them
 	Connections     int // of a storm
 	Retransmissions int // of a lossy transfer
+	Crowd           int // connections of a crowd
 	Starts          int // and lone events
 	HealthyRounds   int
 	Block           time.Duration // of a healthy load
@@ -37,7 +38,7 @@ type Options struct {
 }
 
 // Parts are the names for Options.Only.
-var Parts = []string{"start", "storm", "lossy", "formats", "healthy"}
+var Parts = []string{"start", "storm", "lossy", "formats", "recordings", "healthy"}
 
 func (o *Options) wants(part string) bool { return len(o.Only) == 0 || slices.Contains(o.Only, part) }
 
@@ -56,7 +57,7 @@ func (o *Options) check() error {
 		}
 	}
 	for name, n := range map[string]int{
-		"rounds": o.Rounds, "connections": o.Connections, "retransmissions": o.Retransmissions,
+		"rounds": o.Rounds, "connections": o.Connections, "retransmissions": o.Retransmissions, "crowd": o.Crowd,
 		"starts": o.Starts, "healthy rounds": o.HealthyRounds, "length of a block": int(o.Block),
 	} {
 		if n < 1 {
@@ -121,6 +122,11 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	}
 	if o.wants("formats") {
 		if r.formats, err = measureFormats(ctx, &o, dir); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("recordings") {
+		if r.recordings, err = measureRecordings(ctx, &o, dir); err != nil {
 			return nil, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,7 +67,7 @@ func measureFormats(ctx context.Context, o *Options, dir string) (all []formatTr
 	for round := range o.fewRounds() {
 		for _, sink := range sinks {
 			for _, format := range order {
-				t, err := tryFormat(ctx, dir, tcptrace{o.Tcptrace, "events", format}, sink, storm{o.Connections})
+				t, _, err := tryFormat(ctx, dir, tcptrace{o.Tcptrace, "events", format}, sink, storm{o.Connections})
 				if err != nil {
 					return nil, fmt.Errorf("%s to a %s: %w", format, sink, err)
 				}
@@ -79,17 +80,24 @@ func measureFormats(ctx context.Context, o *Options, dir string) (all []formatTr
 	return all, nil
 }
 
-func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l storm) (t formatTrial, err error) {
-	t = formatTrial{Format: tool.format, Sink: sink}
+// tryFormat has tcptrace, with more arguments, trace a load about the address
+// that it returns.
+func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l load, more ...string) (t formatTrial, addr netip.Addr, err error) {
 	ns, err := lab.NewNamespace(ctx)
 	if err != nil {
-		return t, err
+		return t, addr, err
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
 	place, err := ns.Loopback(lab.V4)
 	if err != nil {
-		return t, err
+		return t, addr, err
 	}
+	t, err = tryFormatAt(ctx, dir, tool, sink, l, place, more)
+	return t, place.Addr, err
+}
+
+func tryFormatAt(ctx context.Context, dir string, tool tcptrace, sink string, l load, place lab.Place, more []string) (t formatTrial, err error) {
+	t = formatTrial{Format: tool.format, Sink: sink}
 	blind, err := labtest.StartBlindSpot()
 	if err != nil {
 		return t, err
@@ -99,7 +107,7 @@ func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l st
 	if err != nil {
 		return t, err
 	}
-	p, err := tool.trace(ctx, out)
+	p, err := tool.trace(ctx, out, more...)
 	if err != nil {
 		return t, errors.Join(err, out.Close())
 	}
@@ -130,8 +138,8 @@ func tryFormat(ctx context.Context, dir string, tool tcptrace, sink string, l st
 	return t, nil
 }
 
-// measure has the storm pass over the tool, and ends it.
-func (t *formatTrial) measure(ctx context.Context, p *process, l storm, place lab.Place) (err error) {
+// measure has the load pass over the tool, and ends it.
+func (t *formatTrial) measure(ctx context.Context, p *process, l load, place lab.Place) (err error) {
 	begin, err := userTime(p.pid())
 	if err != nil {
 		return err

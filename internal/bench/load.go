@@ -117,6 +117,91 @@ func (l lossy) transfer(ctx context.Context, p lab.Place) (err error) {
 	})
 }
 
+// crowd is connections that each transfer a little to a receiver that loses a
+// share of it, and close: a mixture of all that can happen to them.
+type crowd struct{ connections int }
+
+// So many at a time, which wait for time-outs most of the time, and so many
+// segments of each: retransmissions then are about half of the events.
+const (
+	crowdAtATime  = 500
+	crowdSegments = 100
+)
+
+func (crowd) word() string { return "" }
+
+func (c crowd) run(ctx context.Context, p lab.Place) (retransmissions int, err error) {
+	if err := p.Client.SetSegments(p.Index, 1); err != nil {
+		return 0, err
+	}
+	delta, err := counted(p, func() error { return c.pass(ctx, p) })
+	return int(delta["RetransSegs"] - delta["TCPRetransFail"]), err
+}
+
+func (c crowd) pass(ctx context.Context, p lab.Place) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	rows := min(crowdAtATime, c.connections)
+	ended := make(chan error, rows)
+	for i := range rows {
+		go func() {
+			err := c.row(ctx, p, (c.connections+i)/rows)
+			if err != nil {
+				cancel()
+			}
+			ended <- err
+		}()
+	}
+	var first error
+	for range rows {
+		if err := <-ended; err != nil && (first == nil || errors.Is(first, context.Canceled)) {
+			first = err
+		}
+	}
+	return first
+}
+
+// row makes connections one after the other, to a listener of its own.
+func (crowd) row(ctx context.Context, p lab.Place, n int) (err error) {
+	listener, err := p.Server.Listen(netip.AddrPortFrom(p.Addr, 0), 1)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, listener.Close()) }()
+	for range n {
+		if err := lossyConnection(ctx, p, listener); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func lossyConnection(ctx context.Context, p lab.Place, listener *lab.Socket) (err error) {
+	client, err := p.Client.Socket(p.Addr, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	if err := client.Set(unix.SOL_TCP, unix.TCP_MAXSEG, segmentSize); err != nil {
+		return err
+	}
+	server, err := connect(ctx, client, listener)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	if err := server.Attach(lab.DropRandom(lossShare)); err != nil {
+		return err
+	}
+	const size = crowdSegments * segmentSize
+	sent := make(chan error, 1)
+	go func() { sent <- client.Send(ctx, make([]byte, size)) }()
+	if err := errors.Join(server.Discard(ctx, size), <-sent); err != nil {
+		return err
+	}
+	return lab.CloseBoth(ctx, client, server)
+}
+
 // connect connects a client's socket and returns the server's.
 func connect(ctx context.Context, client, listener *lab.Socket) (*lab.Socket, error) {
 	if err := client.Connect(ctx, listener.Local()); err != nil {

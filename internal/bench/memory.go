@@ -18,6 +18,7 @@ import (
 // memory is what a process takes beside its ring buffers, in bytes.
 type memory struct {
 	Peak   uint64 // of its pages, without those of BPF maps
+	Now    uint64 // the same, when it was asked
 	Mapped uint64 // pages of BPF maps, which are not in Peak
 	Maps   uint64 // of BPF, without the ring buffers
 }
@@ -42,6 +43,10 @@ func readMemory(pid int) (m memory, err error) {
 		return m, err
 	}
 	m.Peak = uint64(n[0])<<10 - m.Mapped
+	if n, err = numbers(residentLine, string(status)); err != nil {
+		return m, err
+	}
+	m.Now = uint64(n[0])<<10 - m.Mapped
 	files, err := filepath.Glob(dir + "/fdinfo/*")
 	if err != nil {
 		return m, err
@@ -79,8 +84,9 @@ func parseInfo(b []byte) map[string]string {
 }
 
 var (
-	peakLine = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
-	mapping  = regexp.MustCompile(`(?m)^[0-9a-f]+-[0-9a-f]+ .*anon_inode:bpf-map\n(?:[A-Za-z_]+:.*\n)*?Rss:\s+(\d+) kB$`)
+	peakLine     = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
+	residentLine = regexp.MustCompile(`(?m)^VmRSS:\s+(\d+) kB$`)
+	mapping      = regexp.MustCompile(`(?m)^[0-9a-f]+-[0-9a-f]+ .*anon_inode:bpf-map\n(?:[A-Za-z_]+:.*\n)*?Rss:\s+(\d+) kB$`)
 )
 
 // mappedMaps is how much of a process's memory are BPF maps, in bytes.

@@ -110,6 +110,11 @@ func (p *process) end() error {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
+	return p.wait()
+}
+
+// wait waits until the tool has ended.
+func (p *process) wait() error {
 	late := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
 	defer late.Stop()
 	<-p.done

@@ -27,6 +27,7 @@ type Report struct {
 	rounds       int
 	storm, lossy *comparison
 	formats      []formatTrial
+	recordings   *recordings
 	starts       []startTrial
 	lone         []time.Duration
 	healthy      []healthyResult
@@ -95,6 +96,17 @@ func (r *Report) Markdown() string {
 			foreign = max(foreign, float64(t.Foreign)/float64(t.Events))
 		}
 		writeDisturbed(&b, foreign)
+	}
+	if r.recordings != nil {
+		section("Recordings")
+		records, replays := r.recordings.rows()
+		writeTable(&b, []string{"load", "recorded by", "events", "ends of connections", "retransmissions", "bytes an event", "user CPU an event", "peak memory", "lost"}, records)
+		b.WriteString("\nReplayed on one processor, with a filter that shows nothing:\n\n")
+		writeTable(&b, []string{"load", "events", "a second of CPU", "peak memory"}, replays)
+		if day := r.recordings.blockADay(); day > 0 {
+			fmt.Fprintf(&b, "\nA flight recorder that has one refused connection to write in every second, the least that can fill a block, "+
+				"writes %.0f bytes each time: %.0f MiB a day. Where nothing happens it writes nothing.\n", median(r.recordings.Blocks), day)
+		}
 	}
 	if r.starts != nil || r.lone != nil {
 		section("Start, memory, delay")

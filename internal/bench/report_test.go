@@ -69,9 +69,22 @@ func TestMarkdown(t *testing.T) {
 			{Format: "json", Sink: "file", Events: 800, Printed: 800, Hidden: 2, User: 800 * 500}, // a kernel that hides none
 			{Format: "json", Sink: "file", Events: 800, Printed: 790, Lost: 6, User: 790 * 700, Memory: memory{Peak: 65 << 20}},
 		},
-		starts:    []startTrial{{Attached: 250 * time.Millisecond, Memory: memory{Peak: 20 << 20, Maps: 9 << 20}}},
-		lone:      []time.Duration{80 * time.Millisecond, 210 * time.Millisecond},
-		healthy:   []healthyResult{{Load: "requests", Without: []pace{{1000, 5000}, {1200, 5000}}, Rates: []float64{0.9, 1.1}, CPUs: []float64{1.001, 1.001}}},
+		starts:  []startTrial{{Attached: 250 * time.Millisecond, Memory: memory{Peak: 20 << 20, Maps: 9 << 20}}},
+		lone:    []time.Duration{80 * time.Millisecond, 210 * time.Millisecond},
+		healthy: []healthyResult{{Load: "requests", Without: []pace{{1000, 5000}, {1200, 5000}}, Rates: []float64{0.9, 1.1}, CPUs: []float64{1.001, 1.001}}},
+		recordings: &recordings{
+			Records: []recordTrial{
+				{formatTrial{User: 800 * 900, Printed: 800}, loadStorm, howTable, census{}},
+				{formatTrial{User: 800 * 1300, Events: 800, Printed: 800}, loadStorm, howBeside, census{Bytes: 8000, Events: 800}},
+				{formatTrial{User: 800 * 700, Events: 810, Printed: 800, Lost: 10}, loadStorm, howRecord, census{Bytes: 8000, Events: 800, Ends: 200}},
+				{formatTrial{User: 80 * 700, Events: 80, Printed: 80, Memory: memory{Peak: 1 << 20}}, loadShortStorm, howRecord, census{Bytes: 800, Events: 80}},
+				{formatTrial{}, loadCrowd, howRecord, census{Bytes: 25000, Events: 1000, Retransmissions: 300, Ends: 2000}},
+			},
+			Replays: []replayTrial{
+				{loadStorm, 800, 400 * time.Microsecond, 30 << 20}, {loadShortStorm, 80, 400 * time.Microsecond, 20 << 20},
+			},
+			Blocks: []float64{400, 500, 450},
+		},
 		userSpace: []goBenchmark{{"Decode", 312.9, 0}, {"Value", 10, 3}},
 	}
 	text := r.Markdown()
@@ -93,6 +106,16 @@ func TestMarkdown(t *testing.T) {
 		"| json | file | 700 ns | 65 MiB | 2,400 | 2,387 | 6 | 3 | 4 |\n",
 		"not shown: 0.995 ", " | 1.001 (1.001 to 1.001) |\n",
 		"| Decode | 313 ns | 0 |\n",
+		"| bytes an event on disk, of a lossy crowd, the highest | at most 24 | 25.0 | **not reached** |\n",
+		"| user CPU an event, `record` | at most 500 ns | 700 ns | **not reached** |\n",
+		"| user CPU an event, `-w` beside a table | at most 500 ns | 400 ns | reached |\n",
+		"| events lost in the storm while recording | 0 | 10 | **not reached** |\n",
+		"| events replayed a second, the storm | at least 2 million | 2.0 million | reached |\n",
+		"| events replayed a second, a lossy crowd | at least 2 million | - | not measured |\n",
+		"| memory to replay ten times as much, storm, as a ratio | at most 1.25 | 1.50 | **not reached** |\n",
+		"| storm | `-w` beside a table | 800 | 0 | 0% | 10.0 | 400 ns more than the table | 0 MiB | 0 |\n",
+		"| a tenth of it | 80 | 200,000 | 20.0 MiB |\n",
+		"writes 450 bytes each time: 37 MiB a day.",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing", want)

@@ -45,7 +45,7 @@ func build(t *testing.T) string {
 func tiny(t *testing.T) Options {
 	return Options{
 		Tcptrace: build(t), GoBench: "BenchmarkDecode-2 1 5 ns/op 0 B/op 0 allocs/op\n",
-		Rounds: 1, Connections: 300, Retransmissions: 200, Starts: 2, HealthyRounds: 2, Block: 10 * time.Millisecond,
+		Rounds: 1, Connections: 300, Retransmissions: 200, Crowd: 20, Starts: 2, HealthyRounds: 2, Block: 10 * time.Millisecond,
 		Logf: t.Logf,
 	}
 }
@@ -105,7 +105,24 @@ func TestRun(t *testing.T) {
 	if len(r.starts) != o.Starts || len(r.lone) != o.Starts || len(r.healthy) != len(healthyLoads) {
 		t.Errorf("%d starts, %d lone events, %d healthy loads", len(r.starts), len(r.lone), len(r.healthy))
 	}
+	if len(r.recordings.Records) != 5 || len(r.recordings.Replays) != 4 || len(r.recordings.Blocks) != o.Starts {
+		t.Errorf("%+v", r.recordings)
+	}
+	for i := range r.recordings.Records {
+		f := &r.recordings.Records[i]
+		crowd := f.Load == loadCrowd
+		if f.Lost != 0 || !crowd && f.unexplained() != 0 || (f.File.Bytes == 0) != (f.How == howTable) || crowd && f.File.Retransmissions == 0 {
+			t.Errorf("%s, %s: %v; %v", f.Load, f.How, &f.formatTrial, &f.File)
+		}
+	}
+	for i := range r.recordings.Replays {
+		if f := &r.recordings.Replays[i]; f.Events < 20 || f.Peak == 0 {
+			t.Errorf("%+v", f)
+		}
+	}
 	text := r.Markdown()
+	// A crowd of so few is none.
+	text = strings.Replace(text, "| bytes an event on disk, of a lossy crowd, the highest | at most 24 | - | not measured |", "", 1)
 	if strings.Contains(text, "NaN") || strings.Contains(text, "| not measured |") {
 		t.Errorf("%s", text)
 	}
@@ -136,7 +153,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	good := Options{Rounds: 1, Connections: 1, Retransmissions: 1, Starts: 1, HealthyRounds: 1, Block: 1}
+	good := Options{Rounds: 1, Connections: 1, Retransmissions: 1, Crowd: 1, Starts: 1, HealthyRounds: 1, Block: 1}
 	for name, change := range map[string]func(*Options){
 		"unknown part": func(o *Options) { o.Only = []string{"strom"} },
 		"rounds":       func(o *Options) { o.Rounds = 0 },

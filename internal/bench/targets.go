@@ -20,6 +20,12 @@ const (
 	memoryLimit   = 64   // MiB
 	startLimit    = 300 * time.Millisecond
 	healthyWidth  = 0.02
+	recordLimit   = 500      // ns
+	bytesLimit    = 24       // an event
+	bytesShare    = 0.3      // of retransmissions, at least
+	bytesOf       = 2 * 1000 // ends of connections: both are here
+	replayLimit   = 2e6      // events a second, at least
+	lengthLimit   = 1.25     // memory for ten times the length
 )
 
 // target is what was aimed at, and what came of it.
@@ -88,6 +94,11 @@ func (r *Report) targets() (all []target) {
 		within("memory beside the ring buffer, in the storm, the highest", "at most 64 MiB", "%.0f MiB", highest(busy), memoryLimit),
 		within("everything is attached after, the median", "at most 300 ms", "%.0f ms",
 			median(list(r.starts, func(t startTrial) float64 { return millis(t.Attached) })), millis(startLimit)))
+	recorded := r.recordings
+	if recorded == nil {
+		recorded = &recordings{}
+	}
+	all = append(all, recorded.targets()...)
 	for _, h := range r.healthy {
 		for _, of := range []struct {
 			what   string
@@ -101,6 +112,39 @@ func (r *Report) targets() (all []target) {
 	return all
 }
 
+func (r *recordings) targets() []target {
+	loss := target{what: "events lost in the storm while recording", limit: "0", measured: "-"}
+	if r.Records != nil {
+		lost, unexplained := r.lost()
+		loss.measured, loss.state = lossCell(lost, unexplained)
+	}
+	return []target{
+		within("bytes an event on disk, of a lossy crowd, the highest", "at most 24", "%.1f",
+			r.bytesEach(loadCrowd, bytesShare, bytesOf), bytesLimit),
+		within("user CPU an event, `record`", "at most 500 ns", "%.0f ns", r.userCost(howRecord), recordLimit),
+		within("user CPU an event, `-w` beside a table", "at most 500 ns", "%.0f ns", r.userCost(howBeside), recordLimit),
+		loss,
+		beyond("events replayed a second, the storm", "at least 2 million", "%.1f million", r.replayRate(loadStorm), replayLimit, 1e6),
+		beyond("events replayed a second, a lossy crowd", "at least 2 million", "%.1f million", r.replayRate(loadCrowds), replayLimit, 1e6),
+		within("memory to record ten times as much, as a ratio", "at most 1.25", "%.2f",
+			r.recordPeak(loadStorm)/r.recordPeak(loadShortStorm), lengthLimit),
+		within("memory to replay ten times as much, storm, as a ratio", "at most 1.25", "%.2f",
+			r.replayPeak(loadStorm)/r.replayPeak(loadShortStorm), lengthLimit),
+		within("memory to replay ten times as much, crowd, as a ratio", "at most 1.25", "%.2f",
+			r.replayPeak(loadCrowds)/r.replayPeak(loadCrowd), lengthLimit),
+	}
+}
+
+// beyond is the opposite of within: reached if the value, which is shown in
+// a unit, is at least the limit.
+func beyond(what, limit, format string, value, least, unit float64) target {
+	t := within(what, limit, format, -value, -least)
+	if t.state != notMeasured {
+		t.measured = fmt.Sprintf(format, value/unit)
+	}
+	return t
+}
+
 // lossTarget is reached if no format lost an event in any round.
 func (r *Report) lossTarget() target {
 	t := target{what: "events lost in the storm, every format, file and pipe", limit: "0", measured: "-"}
@@ -112,14 +156,19 @@ func (r *Report) lossTarget() target {
 		lost += r.formats[i].Lost
 		unexplained += r.formats[i].unexplained()
 	}
-	t.measured, t.state = fmt.Sprint(lost), reached
+	t.measured, t.state = lossCell(lost, unexplained)
+	return t
+}
+
+func lossCell(lost, unexplained int) (measured string, s state) {
+	measured = fmt.Sprint(lost)
 	if unexplained != 0 {
-		t.measured += fmt.Sprintf(", and %d unexplained", unexplained)
+		measured += fmt.Sprintf(", and %d unexplained", unexplained)
 	}
 	if lost != 0 || unexplained != 0 {
-		t.state = missed
+		return measured, missed
 	}
-	return t
+	return measured, reached
 }
 
 func highest(list []float64) float64 {

@@ -106,7 +106,8 @@ func (s *floorSession) stop(context.Context, match) (delivery, error) {
 	return delivery{unknown, unknown, n[1]}, nil
 }
 
-// tcptrace is the tool whose cost is in question.
+// tcptrace is the tool whose cost is in question. A command that prints no
+// events has no format.
 type tcptrace struct{ binary, command, format string }
 
 func (tcptrace) name() string { return toolTcptrace }
@@ -125,7 +126,11 @@ func (t tcptrace) start(ctx context.Context, dir string) (session, error) {
 
 // trace starts it, with more arguments, and waits until it traces.
 func (t tcptrace) trace(ctx context.Context, out *os.File, more ...string) (*process, error) {
-	p, err := start(ctx, out, nil, t.binary, append([]string{t.command, "-o", t.format}, more...)...)
+	args := []string{t.command}
+	if t.format != "" {
+		args = append(args, "-o", t.format)
+	}
+	p, err := start(ctx, out, nil, t.binary, append(args, more...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&o.Rounds, "rounds", 5, "how often each tool meets each load")
 	fs.IntVar(&o.Connections, "connections", 200_000, "refused connections of a storm")
 	fs.IntVar(&o.Retransmissions, "retransmissions", 100_000, "of a lossy transfer, at least")
+	fs.IntVar(&o.Crowd, "crowd", 5000, "connections of the lossy crowd that is recorded")
 	fs.IntVar(&o.Starts, "starts", 20, "starts, and lone events")
 	fs.IntVar(&o.HealthyRounds, "healthy-rounds", 30, "of the healthy load, without, with, with, without")
 	fs.DurationVar(&o.Block, "block", 500*time.Millisecond, "each of these takes so long")
