@@ -17,6 +17,9 @@ KERNELS ?=
 RUN ?=
 PACKAGES ?= ./internal/live ./internal/doctor
 
+# Which machines "make deb" builds for.
+ARCHES ?= amd64 arm64
+
 # What the binary says of itself. A source tree without git can give them.
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null && { git diff --quiet HEAD || echo -dirty; })
 DATE ?= $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
@@ -32,7 +35,7 @@ PREFIX ?= /usr/local
 GROUP ?= adm
 
 .DEFAULT_GOAL := build
-.PHONY: help build install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench bench-deps soak fuzz clean
+.PHONY: help build deb install install-caps run demo test test-kernels kernels-table release-check check-reproducible deps generate check-generated lint fmt bench bench-deps soak fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -50,6 +53,15 @@ install-caps: ## the same, with the rights to trace for members of $(GROUP), no 
 	@command -v setcap >/dev/null || { echo 'setcap is missing: install libcap2-bin (Debian, Ubuntu) or libcap (Fedora, Arch, Alpine: libcap-utils)' >&2; exit 1; }
 	install -D -o root -g '$(GROUP)' -m 0750 tcptrace '$(DESTDIR)$(PREFIX)/bin/tcptrace'
 	setcap cap_bpf,cap_perfmon+ep '$(DESTDIR)$(PREFIX)/bin/tcptrace'
+
+# The same commit makes the same packages anywhere.
+deb: ## dist/tcptrace-bpf_VERSION_ARCH.deb for each of $(ARCHES)
+	$(GO_BUILD) -o dist/stage/native/tcptrace-bpf ./cmd/tcptrace
+	@set -e; for arch in $(ARCHES); do \
+		GOOS=linux GOARCH=$$arch $(GO_BUILD) -o dist/stage/tcptrace-$$arch ./cmd/tcptrace; \
+		ARCH=$$arch GO='$(GO)' VERSION='$(VERSION)' COMMIT='$(subst $() ,,$(COMMIT))' DATE='$(DATE)' \
+			packaging/deb/build dist/stage/native/tcptrace-bpf dist/stage/tcptrace-$$arch; \
+	done; rm -rf dist/stage
 
 run: build ## build it and trace retransmissions and resets on this host
 	$(SUDO) ./tcptrace events --event retransmit,reset
@@ -86,7 +98,8 @@ check-reproducible: build ## fail if another place builds other bytes, or ones t
 deps: ## what generate, lint and test need beside Go (Debian, Ubuntu)
 	$(SUDO) apt-get update -q
 	$(SUDO) apt-get install -yq --no-install-recommends clang-14 llvm-14 clang-format-14 libbpf-dev \
-		gcc libc6-dev binutils make git iproute2 libcap2-bin ca-certificates qemu-system-x86 qemu-system-arm xz-utils
+		gcc libc6-dev binutils make git iproute2 libcap2-bin ca-certificates \
+		bash-completion groff-base lintian man-db systemd qemu-system-x86 qemu-system-arm xz-utils
 
 generate: ## the BPF objects and their Go types, from the C files
 	BPF2GO_CC=$(CLANG) BPF2GO_STRIP=llvm-strip-14 $(GO) generate $(addprefix ./,$(BPF_DIRS))
@@ -130,4 +143,4 @@ fuzz: ## every fuzz target for $(FUZZTIME)
 	done
 
 clean: ## what builds leave
-	rm -f tcptrace
+	rm -rf tcptrace dist

@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -42,6 +43,7 @@ func run() int {
 		IsTerminal: isTerminal,
 		Getenv:     os.Getenv,
 		Version:    versionOf(),
+		Name:       nameOf(os.Args[0]),
 		Open: func(ctx context.Context, o live.Options) (live.Source, error) {
 			o.DropRights = true
 			return live.Open(ctx, o)
@@ -55,6 +57,18 @@ func run() int {
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// debianName is what the Debian package calls the program: Debian has another
+// one of the name tcptrace.
+const debianName = "tcptrace-bpf"
+
+// nameOf is what the program calls itself, by the path that it was started as.
+func nameOf(path string) string {
+	if filepath.Base(path) == debianName {
+		return debianName
+	}
+	return "tcptrace"
 }
 
 // What "make build" sets: the go command would record the state of the

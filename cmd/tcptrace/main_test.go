@@ -54,3 +54,14 @@ func TestExitCode(t *testing.T) {
 		t.Errorf("exit code %d, stderr %q", code, stderr)
 	}
 }
+
+func TestNameOf(t *testing.T) {
+	for path, want := range map[string]string{
+		"tcptrace": "tcptrace", "/usr/bin/tcptrace-bpf": "tcptrace-bpf", "tcptrace-bpf": "tcptrace-bpf",
+		"": "tcptrace", "./x\x1b[1m": "tcptrace", "tcptrace-bpf/main": "tcptrace",
+	} {
+		if got := nameOf(path); got != want {
+			t.Errorf("%q is called %q, want %q", path, got, want)
+		}
+	}
+}

@@ -284,7 +284,7 @@ func TestMissingRight(t *testing.T) {
 		t.Run(tt.want, func(t *testing.T) {
 			cmd := exec.Command(own, "events")
 			cmd.SysProcAttr = unprivileged(tt.caps...)
-			tells(t, cmd, tt.want+"run it as root (sudo tcptrace ...), give the binary the right (sudo setcap cap_bpf,cap_perfmon+ep FILE), or the container (--cap-add ")
+			tells(t, cmd, tt.want+"run it as root (sudo), give the binary the right (sudo setcap cap_bpf,cap_perfmon+ep FILE), or the container (--cap-add ")
 			if tt.caps == nil {
 				return
 			}

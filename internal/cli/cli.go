@@ -7,10 +7,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -29,6 +31,10 @@ type Env struct {
 	IsTerminal     func(any) bool // of one of these
 	Getenv         func(string) string
 	Version        Version
+
+	// Name is what the program is called by, in messages, help and completion:
+	// "tcptrace" if it is empty.
+	Name string
 
 	// Open starts live tracing. Its errors tell the user what to do.
 	Open func(context.Context, live.Options) (live.Source, error)
@@ -61,7 +67,7 @@ const (
 // Run runs the program with these arguments, without its name, and returns its
 // exit code. When ctx is done it finishes what it does and returns.
 func Run(ctx context.Context, env Env, args []string) (code int) {
-	a := &app{env: env, args: args, out: &output{w: env.Stdout, terminal: env.IsTerminal(env.Stdout)}}
+	a := &app{env: env, name: cmp.Or(env.Name, "tcptrace"), args: args, out: &output{w: env.Stdout, terminal: env.IsTerminal(env.Stdout)}}
 	defer func() {
 		if p := recover(); p != nil {
 			code = exitFailed
@@ -79,6 +85,7 @@ func Run(ctx context.Context, env Env, args []string) (code int) {
 // app is one run of the program.
 type app struct {
 	env  Env
+	name string
 	args []string
 	out  *output
 
@@ -90,7 +97,7 @@ func (a *app) say(format string, args ...any) {
 	a.saying.Lock()
 	defer a.saying.Unlock()
 	a.out.bar.clear()
-	fmt.Fprintf(a.env.Stderr, "tcptrace: "+format+"\n", args...)
+	fmt.Fprintf(a.env.Stderr, a.name+": "+format+"\n", args...)
 }
 
 func (a *app) reportPanic(p any) {
@@ -170,7 +177,7 @@ func (o *output) closed() bool {
 // root returns the command that the others are below.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "tcptrace",
+		Use:   a.name,
 		Short: "shows TCP retransmissions, resets and state changes, live or from a recording",
 		Long: `tcptrace shows the TCP retransmissions, resets and state changes of this host
 as they happen: what kind each is, what made it, and which process it hit.`,
@@ -198,16 +205,23 @@ tcptrace events -o json | jq .         # everything, for programs`,
 	root.SetHelpCommand(help)
 	root.AddCommand(a.demoCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(), a.manCommand(), help)
 
-	var addHelpFlag func(*cobra.Command)
-	addHelpFlag = func(cmd *cobra.Command) {
+	var finish func(*cobra.Command)
+	finish = func(cmd *cobra.Command) {
 		cmd.Flags().BoolP("help", "h", false, "show this help")
+		cmd.Long, cmd.Example = a.called(cmd.Long), a.called(cmd.Example)
 		for _, c := range cmd.Commands() {
-			addHelpFlag(c)
+			finish(c)
 		}
 	}
-	addHelpFlag(root)
+	finish(root)
 	return root
 }
+
+// asCommand finds our name where it stands for the command.
+var asCommand = regexp.MustCompile(`(?m)(^|[ (])tcptrace `)
+
+// called is text with the name that the program is called by.
+func (a *app) called(text string) string { return asCommand.ReplaceAllString(text, "${1}"+a.name+" ") }
 
 // The groups of commands.
 const (

@@ -88,6 +88,7 @@ type run struct {
 	stdin    io.Reader
 	stdout   io.Writer // instead of out
 	terminal bool
+	name     string
 	env      map[string]string
 	demo     func(context.Context) (Demo, error)
 	limits   []live.Limit
@@ -114,6 +115,7 @@ func (r *run) run(args ...string) int {
 		IsTerminal: func(any) bool { return r.terminal },
 		Stdin:      r.stdin,
 		Getenv:     func(name string) string { return r.env[name] },
+		Name:       r.name,
 		Version:    Version{Version: "1.2.3", Commit: "abc", Date: "2026-01-31T12:00:00Z"},
 		Demo:       r.demo,
 		Limits:     func() []live.Limit { return r.limits },

@@ -25,9 +25,9 @@ func (a *app) completionCommand() *cobra.Command {
 		Use:     "completion SHELL",
 		GroupID: groupOther,
 		Short:   "prints a completion script for bash, zsh, fish or powershell",
-		Example: `source <(tcptrace completion bash)
+		Example: strings.ReplaceAll(`source <(tcptrace completion bash)
 tcptrace completion zsh > "${fpath[1]}/_tcptrace"
-tcptrace completion fish > ~/.config/fish/completions/tcptrace.fish`,
+tcptrace completion fish > ~/.config/fish/completions/tcptrace.fish`, "tcptrace", a.name),
 		ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, words []string) error {
 			if len(words) != 1 || scripts[words[0]] == nil {

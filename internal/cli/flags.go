@@ -288,7 +288,7 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 	case f.write == "-" && given("max-size", "max-age") != "":
 		return usagef("--%s is for a folder, not for standard output", given("max-size", "max-age"))
 	case f.write == "-" && given("write") != "":
-		return usagef("-w -: events are printed there already: give a FILE, or use tcptrace record -")
+		return usagef("-w -: events are printed there already: give a FILE, or use %s record -", cmd.Root().Name())
 	}
 	return nil
 }
@@ -376,7 +376,7 @@ func (a *app) unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 		if !strings.HasPrefix(a.args[0], "-") {
 			return a.noCommand(cmd, a.args)
 		}
-		return usagef("unknown flag %s: flags of a command follow it, as in tcptrace retrans --port 443", quoted(name))
+		return usagef("unknown flag %s: flags of a command follow it, as in %s retrans --port 443", quoted(name), a.name)
 	}
 	text := "unknown flag " + quoted(name)
 	near := ""

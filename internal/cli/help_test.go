@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -58,6 +59,33 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%v: %d columns: %s", args, n, line)
 			}
 		}
+	}
+}
+
+// Called by another name, the program tells of itself by that one.
+func TestName(t *testing.T) {
+	old := regexp.MustCompile(`(?m)(^|[ (])tcptrace( |$)`)
+	texts := [][]string{{"man"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}}
+	for _, c := range []string{"", "events", "resets", "retrans", "states", "demo", "doctor", "version", "completion", "man", "help"} {
+		texts = append(texts, strings.Fields(c+" --help"))
+	}
+	for _, args := range append(texts, []string{"man", "retrans"}) {
+		r := run{name: "other-name"}
+		if code := r.run(args...); code != 0 || !strings.Contains(r.out.String(), "other-name") && !strings.Contains(r.out.String(), `other\-name`) {
+			t.Errorf("%v: exit code %d, stderr %q, stdout:\n%s", args, code, &r.err, &r.out)
+		}
+		if found := old.FindString(r.out.String()); found != "" {
+			t.Errorf("%v: %q in\n%s", args, found, &r.out)
+		}
+		for line := range strings.Lines(r.out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width && args[len(args)-1] == "--help" {
+				t.Errorf("%v: %d columns: %s", args, n, line)
+			}
+		}
+	}
+	r := run{name: "other-name"}
+	if code := r.run("retrans", "--prot", "80"); code != 2 || !strings.HasPrefix(r.err.String(), "other-name: ") || !strings.Contains(r.err.String(), "see other-name retrans --help") {
+		t.Errorf("exit code %d, stderr %s", code, &r.err)
 	}
 }
 

@@ -24,7 +24,7 @@ type Demo struct{ ns *lab.Namespace }
 func New(ctx context.Context) (*Demo, error) {
 	ns, err := lab.NewNamespace(ctx)
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("missing %s: run it as root (sudo tcptrace demo): %w", missing(), err)
+		return nil, fmt.Errorf("missing %s: run it as root (sudo): %w", missing(), err)
 	}
 	if err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func remedy(missing ...string) string {
 			wanted = append(wanted, low)
 		}
 	}
-	text := fmt.Sprintf("run it as root (sudo tcptrace ...), give the binary the right (sudo setcap %s+ep FILE), or the container (%s)",
+	text := fmt.Sprintf("run it as root (sudo), give the binary the right (sudo setcap %s+ep FILE), or the container (%s)",
 		strings.Join(wanted, ","), strings.Join(container, " "))
 	// The kernel passes over a file's capabilities in silence.
 	if self, err := os.Executable(); err == nil {

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -887,15 +886,11 @@ func TestBackpressure(t *testing.T) {
 		}
 		done <- errors.Join(r.Finish(&events.Summary{}), out.Close())
 	}()
-	for { // until the queue is full
-		r.mu.Lock()
-		full := len(r.pieces[0].buf) > r.o.queue
-		r.mu.Unlock()
-		if full {
-			break
-		}
-		runtime.Gosched()
+	r.mu.Lock()
+	for len(r.pieces[0].buf) <= r.o.queue {
+		r.changed.Wait()
 	}
+	r.mu.Unlock()
 	if made.Load() == n {
 		t.Error("the queue never filled")
 	}
@@ -935,5 +930,29 @@ func TestFolderGone(t *testing.T) {
 	}
 	if got, _, s := readAll(t, SourceOptions{}, kept); !slices.Equal(got, upTo(10)) || s.Err() != nil {
 		t.Errorf("%v, %v", got, s.Err())
+	}
+}
+
+// A folder may be named by a link of ours or of root's, as systemd makes one,
+// and by no other user's.
+func TestLinkedFolder(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "folder"), 0o700), os.Symlink("folder", link)); err != nil {
+		t.Fatal(err)
+	}
+	r := began(t, link, Options{}, Teller{})
+	r.mustAppend(t, 0, 1)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Error(err)
+	}
+	if got, warnings, _ := readAll(t, SourceOptions{}, link); len(got) != 1 || warnings != nil {
+		t.Errorf("%v, %q", got, warnings)
+	}
+	if err := os.Lchown(link, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(link, Options{}); fmt.Sprint(err) != link+" is a symbolic link of another user: give the folder itself" {
+		t.Errorf("%v", err)
 	}
 }

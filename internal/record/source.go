@@ -157,7 +157,7 @@ func (s *Source) openFolder(path string) error {
 		return err
 	}
 	if len(d.seen) == 0 && !s.o.Follow {
-		return fmt.Errorf("%s holds no recordings of tcptrace record %s: name other files one by one", path, path)
+		return fmt.Errorf("%s holds no recordings with names such as 2026-01-31T12-00-00.000Z.tcptrace: name other files one by one", path)
 	}
 	s.inputs = append(s.inputs, inputs...)
 	return nil

@@ -28,6 +28,8 @@ type Options struct {
 	Packages []string
 	// Run selects tests by -test.run; empty: those that the kernel is meant to run.
 	Run string
+	// Brief are the names of kernels that run, if Run is empty, only what shows how a kernel differs from others.
+	Brief []string
 	// Parallel is -test.parallel; CPUs and MemoryMB are each machine's, Machines is how many run at a time.
 	Parallel, CPUs, MemoryMB, Machines int
 	// Timeout bounds the run of one machine.
@@ -93,6 +95,9 @@ func (r *Runner) Run(ctx context.Context, kernels []Kernel, report func(*Result)
 // test runs the tests on one kernel.
 func (r *Runner) test(ctx context.Context, k Kernel, tree *Tree) *Result {
 	res := &Result{Kernel: k, Release: tree.Release}
+	if r.brief(k) {
+		res.Notes = append(res.Notes, k.Name+" ran only what shows how it differs")
+	}
 	start := time.Now()
 	if err := r.attempt(ctx, k, tree, res); err != nil {
 		res.fail("the run", err.Error())
@@ -139,6 +144,9 @@ func (r *Runner) attempt(ctx context.Context, k Kernel, tree *Tree, res *Result)
 	return errors.Join(err, r.read(ctx, m, res))
 }
 
+// brief reports whether only some tests are run on k.
+func (r *Runner) brief(k Kernel) bool { return r.o.Run == "" && slices.Contains(r.o.Brief, k.Name) }
+
 // plan is what a machine is to do.
 func (r *Runner) plan(k Kernel, b *build) wire.Plan {
 	p := wire.Plan{Env: []string{
@@ -150,6 +158,9 @@ func (r *Runner) plan(k Kernel, b *build) wire.Plan {
 	if run == "" {
 		// These are about user space, take long here, and run on every host.
 		run, skip = k.Run, "^(TestBacklog|TestClose)$"
+		if r.brief(k) {
+			run = "^(TestShows|TestScenarios|TestSettings|TestRun)$"
+		}
 	}
 	for _, j := range b.jobs {
 		j.Args = append(append([]string{}, j.Args...), "-test.v=test2json", "-test.run="+run, "-test.skip="+skip,

@@ -4,10 +4,9 @@ package events
 
 import "slices"
 
-// Add adds another summary to s, as if one stream had been both. Rows of the
-// audits with the same namespace and counter are added and judged anew, but one
-// that is unchecked on either side stays so. How many namespaces were checked in
-// both is not known: it is the greater number.
+// Add adds another summary to s, as if one stream had been both: see
+// [AddAudits]. How many namespaces were checked in both is not known: it is the
+// greater number.
 func (s *Summary) Add(o *Summary) {
 	s.Events += o.Events
 	s.Filtered += o.Filtered
@@ -28,43 +27,41 @@ func (s *Summary) Add(o *Summary) {
 	s.Audit = AddAudits(s.Audit, o.Audit)
 }
 
-// AddAudits appends the rows of b to a, or adds them to those of the same
-// namespace and counter. It returns nil only if both are nil.
+// AddAudits adds the rows of b to those of a that are about the same namespace
+// and counter and came to the same, and appends the others: what was missing at
+// one time is not made up for by a wide bracket at another. It returns nil only
+// if both are nil.
 func AddAudits(a, b []Audit) []Audit {
 	if a == nil && b != nil {
 		a = []Audit{}
 	}
-	type key struct {
-		netns   uint32
-		counter string
-	}
-	rows := make(map[key]int, len(a))
+	rows := make(map[Audit]int, len(a))
 	for i := range a {
-		rows[key{a[i].NetNS, a[i].Counter}] = i
+		rows[a[i].outcome()] = i
 	}
 	for i := range b {
-		k := key{b[i].NetNS, b[i].Counter}
-		j, known := rows[k]
+		j, known := rows[b[i].outcome()]
 		if !known {
-			rows[k] = len(a)
 			a = append(a, b[i])
 			continue
 		}
-		a[j].add(&b[i])
+		r := &a[j]
+		r.Kernel += b[i].Kernel
+		r.Traced += b[i].Traced
+		r.Bracket += b[i].Bracket
+		if r.Verdict != Unchecked {
+			r.Verdict = Judge(r.Kernel, r.Traced, r.Bracket)
+		}
 	}
 	return a
 }
 
-func (a *Audit) add(o *Audit) {
-	a.Traced += o.Traced
-	a.Bracket += o.Bracket
-	if a.Verdict == Unchecked || o.Verdict == Unchecked {
-		if a.Note == "" {
-			a.Note = o.Note
-		}
-		a.Kernel, a.Verdict = 0, Unchecked
-		return
+// outcome is a row without its numbers. To be exact and to be within the bracket
+// is the same outcome.
+func (a *Audit) outcome() Audit {
+	o := Audit{NetNS: a.NetNS, Counter: a.Counter, Verdict: a.Verdict, Note: a.Note}
+	if o.Verdict == Within {
+		o.Verdict = Exact
 	}
-	a.Kernel += o.Kernel
-	a.Verdict = Judge(a.Kernel, a.Traced, a.Bracket)
+	return o
 }

@@ -53,27 +53,35 @@ func TestAddAudits(t *testing.T) {
 		{NetNS: 1, Counter: "RetransSegs", Kernel: 10, Traced: 9, Bracket: 0, Verdict: Missing},
 		{NetNS: 1, Counter: "OutRsts", Kernel: 5, Traced: 5, Verdict: Exact},
 		{NetNS: 2, Counter: "OutRsts", Traced: 1, Verdict: Unchecked, Note: "gone"},
-		{NetNS: 4, Counter: "OutRsts", Kernel: 1, Traced: 1, Verdict: Exact},
+		{NetNS: 4, Counter: "OutRsts", Kernel: 1, Traced: 0, Verdict: Missing},
 	}
 	b := []Audit{
 		{NetNS: 1, Counter: "RetransSegs", Kernel: 20, Traced: 20, Bracket: 3, Verdict: Within},
-		{NetNS: 1, Counter: "OutRsts", Kernel: 1, Traced: 2, Verdict: Extra},
+		{NetNS: 1, Counter: "OutRsts", Kernel: 5, Traced: 4, Bracket: 1, Verdict: Within},
 		{NetNS: 2, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
-		{NetNS: 3, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
-		{NetNS: 4, Counter: "OutRsts", Traced: 2, Bracket: 1, Verdict: Unchecked, Note: "unreadable"},
+		{NetNS: 2, Counter: "OutRsts", Traced: 3, Verdict: Unchecked, Note: "gone"},
+		{NetNS: 2, Counter: "OutRsts", Traced: 2, Bracket: 1, Verdict: Unchecked, Note: "unreadable"},
+		{NetNS: 4, Counter: "OutRsts", Kernel: 1, Traced: 1, Verdict: Exact},
 	}
 	want := []Audit{
-		{NetNS: 1, Counter: "RetransSegs", Kernel: 30, Traced: 29, Bracket: 3, Verdict: Within},
-		{NetNS: 1, Counter: "OutRsts", Kernel: 6, Traced: 7, Verdict: Extra},
-		{NetNS: 2, Counter: "OutRsts", Traced: 8, Verdict: Unchecked, Note: "gone"},
-		{NetNS: 4, Counter: "OutRsts", Traced: 3, Bracket: 1, Verdict: Unchecked, Note: "unreadable"},
-		{NetNS: 3, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
+		{NetNS: 1, Counter: "RetransSegs", Kernel: 10, Traced: 9, Bracket: 0, Verdict: Missing},
+		{NetNS: 1, Counter: "OutRsts", Kernel: 10, Traced: 9, Bracket: 1, Verdict: Within},
+		{NetNS: 2, Counter: "OutRsts", Traced: 4, Verdict: Unchecked, Note: "gone"},
+		{NetNS: 4, Counter: "OutRsts", Kernel: 1, Traced: 0, Verdict: Missing},
+		{NetNS: 1, Counter: "RetransSegs", Kernel: 20, Traced: 20, Bracket: 3, Verdict: Within},
+		{NetNS: 2, Counter: "OutRsts", Kernel: 7, Traced: 7, Verdict: Exact},
+		{NetNS: 2, Counter: "OutRsts", Traced: 2, Bracket: 1, Verdict: Unchecked, Note: "unreadable"},
+		{NetNS: 4, Counter: "OutRsts", Kernel: 1, Traced: 1, Verdict: Exact},
 	}
 	if got := AddAudits(a, b); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
 	if AddAudits(nil, nil) != nil {
 		t.Error("no audit and no audit make one")
+	}
+	// Two namespaces that had one number, in one audit.
+	if got := AddAudits(nil, []Audit{b[0], b[0]}); len(got) != 2 {
+		t.Errorf("two rows of one audit make %v", got)
 	}
 	if got := AddAudits(nil, []Audit{}); got == nil || len(got) != 0 {
 		t.Errorf("no audit and one of nothing make %v", got)

@@ -398,3 +398,47 @@ func zigzag(x uint64, bits uint) uint64 {
 }
 
 func unzigzag(z uint64) uint64 { return z>>1 ^ -(z & 1) }
+
+// header is the payload of a header: with the names of what has a number in the
+// blocks, for readers that know others.
+type header struct {
+	*Info
+	Columns map[string][]string `json:"columns"`
+	Numbers map[string][]string `json:"numbers"`
+}
+
+// columnNames are the names of the columns of each table, by number; "" of those
+// that are no field.
+func columnNames() map[string][]string {
+	m := map[string][]string{}
+	for table, columns := range map[string][]column{
+		"forms": formColumns, "owners": ownerColumns, "connections": connColumns, "events": eventColumns,
+	} {
+		for i := range columns {
+			c := &columns[i]
+			for len(m[table]) <= int(c.id) {
+				m[table] = append(m[table], "")
+			}
+			m[table][c.id] = c.name
+		}
+	}
+	return m
+}
+
+// numberNames are the names of the values of columns, by number.
+func numberNames() map[string][]string {
+	m := map[string][]string{}
+	for column, name := range map[string]func(uint8) string{
+		"event":     func(i uint8) string { return events.Type(i).String() },
+		"state":     func(i uint8) string { return events.State(i).String() },
+		"kind":      func(i uint8) string { return events.Kind(i).String() },
+		"phase":     func(i uint8) string { return events.Phase(i).String() },
+		"ca_state":  func(i uint8) string { return events.CAState(i).String() },
+		"direction": func(i uint8) string { return events.Direction(i).String() },
+	} {
+		for i := uint8(0); i == 0 || name(i) != ""; i++ {
+			m[column] = append(m[column], name(i))
+		}
+	}
+	return m
+}

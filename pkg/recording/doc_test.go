@@ -3,6 +3,8 @@
 package recording
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -68,6 +70,19 @@ func TestDocument(t *testing.T) {
 	number("phase", 1, func(i uint8) string { return events.Phase(i).String() })
 	number("ca_state", 0, func(i uint8) string { return events.CAState(i).String() })
 	number("direction", 1, func(i uint8) string { return events.Direction(i).String() })
+
+	// A recording tells the names itself, too.
+	var buf bytes.Buffer
+	if _, err := NewWriter(&buf, Info{}); err != nil {
+		t.Fatal(err)
+	}
+	var told header
+	if err := json.Unmarshal(buf.Bytes()[envelopeLen:], &told); err != nil {
+		t.Fatal(err)
+	}
+	if told.Columns["events"][13] != "seq" || told.Columns["owners"][1] != "netns" || told.Numbers["kind"][4] != "rto" || told.Numbers["ca_state"][0] != "Open" {
+		t.Errorf("the header says %+v", told)
+	}
 
 	// The bits of the fields whose columns depend on them.
 	for i := range eventColumns {

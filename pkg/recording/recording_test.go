@@ -232,7 +232,7 @@ func TestEveryField(t *testing.T) {
 
 func TestSticky(t *testing.T) {
 	fails := errors.New("the disk is full")
-	w, err := NewWriter(&failing{room: 1000, err: fails}, someInfo)
+	w, err := NewWriter(&failing{room: 8000, err: fails}, someInfo)
 	if err != nil {
 		t.Fatal(err)
 	}

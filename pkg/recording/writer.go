@@ -27,7 +27,7 @@ type Writer struct {
 
 // NewWriter writes the header to w, in one Write. Its errors are those of w.
 func NewWriter(w io.Writer, info Info) (*Writer, error) {
-	payload, err := json.Marshal(&info)
+	payload, err := json.Marshal(&header{&info, columnNames(), numberNames()})
 	if err != nil {
 		return nil, fmt.Errorf("recording: encode the header: %w", err)
 	}

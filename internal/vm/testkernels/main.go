@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	kernels := fs.String("kernels", "", "the kernels, as in \"5.10 arm64\"; all if empty")
 	packages := fs.String("packages", "./internal/live ./internal/doctor", "the packages whose tests are run")
 	fs.StringVar(&o.Run, "run", "", "run only the tests that match, as \"go test -run\" does")
+	few := fs.String("brief", "", "of these `kernels`, run only what shows how they differ from others")
 	strict := fs.Bool("strict", false, "fail if a kernel could not be fetched")
 	summary := fs.String("summary", "", "also write the last lines to this `file`")
 	shows := fs.String("shows", "internal/vm/shows.json", "the `file` of what the kernels show")
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return 2, err
 	}
-	o.Packages = strings.Fields(*packages)
+	o.Packages, o.Brief = strings.Fields(*packages), strings.Fields(*few)
 	results, err := vm.NewRunner(o).Run(ctx, chosen, func(r *vm.Result) {
 		for _, f := range r.Failures {
 			fmt.Printf("\n--- %s: %s\n%s\n", r.Kernel.Name, f.Title, brief(f.Output))
