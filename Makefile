@@ -83,6 +83,7 @@ kernels-table: ## run TestShows on every kernel, and write the table in README.m
 
 release-check: lint check-generated test ## all that a release needs, with no kernel left out
 	$(GO) run ./internal/vm/testkernels -strict $(VMFLAGS)
+	$(GO) run ./internal/vm/testkernels -strict -kernels '5.10 6.18' -packages ./cmd/tcptrace -run '^TestRecordClockSteps$$' $(VMFLAGS)
 
 # The copy has another path, another time, no git, an empty build cache and
 # flags that its builder is used to.
