@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -133,6 +134,13 @@ func (d *folder) create(at time.Time) (*os.File, error) {
 		return f, nil
 	}
 	return nil, fmt.Errorf("%s: no name is free for a new file", d.path)
+}
+
+// gone reports whether the last file that was made is no longer there.
+func (d *folder) gone() (name string, gone bool) {
+	name = d.last.Format(nameLayout)
+	_, err := d.root.Lstat(name)
+	return filepath.Join(d.path, name), errors.Is(err, fs.ErrNotExist)
 }
 
 // entry is a file of ours.

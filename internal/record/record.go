@@ -81,6 +81,7 @@ type Recorder struct {
 	began  time.Time
 	empty  int64          // bytes without an event
 	before events.Summary // of the files before it
+	lost   uint64         // events, as told by those that were taken; of all files
 	nets   map[uint32]*netns
 	asked  time.Time // for all settings
 	last   uint32    // namespace of the last event
@@ -223,6 +224,9 @@ func (r *Recorder) Append(e *events.Event) error {
 	if e.NetNS != r.last && e.NetNS != 0 {
 		r.see(e.NetNS)
 	}
+	if e.Type == events.Lost {
+		r.lost += e.Count
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
@@ -282,6 +286,10 @@ func (r *Recorder) Tick(soFar func() events.Summary) error {
 		r.sweep = true
 		r.changed.Broadcast()
 		r.mu.Unlock()
+		if name, gone := r.folder.gone(); gone {
+			r.o.Warn(name + " was deleted while it was written: another file is begun")
+			return r.rotate(now, soFar())
+		}
 	}
 	if size == r.empty && pending == 0 {
 		return nil // nothing to rotate
@@ -334,6 +342,8 @@ func (r *Recorder) settings(now time.Time) {
 
 // rotate finishes the file under way, and begins the next.
 func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
+	// What was lost is told by an event that may be of the next file.
+	soFar.Lost = r.lost
 	own := since(&soFar, &r.before)
 	own.Elapsed = now.Sub(r.began)
 	if r.tell.Audit != nil {

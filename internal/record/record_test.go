@@ -910,18 +910,85 @@ func TestBackpressure(t *testing.T) {
 	}
 }
 
+// A file that is deleted while it is written is noticed within a minute, and
+// another one begun.
+func TestFileDeleted(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{now: time.Now()}
+	var warned []string
+	r := began(t, dir, Options{now: c.Now, Warn: func(text string) { warned = append(warned, text) }}, Teller{})
+	soFar := func() events.Summary { return events.Summary{} }
+	r.mustAppend(t, 0, 10)
+	_, files := folderSize(t, dir)
+	if err := errors.Join(r.Tick(soFar), os.Remove(files[0])); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(sweepTime)
+	for range 2 { // it is told once
+		if err := r.Tick(soFar); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.mustAppend(t, 10, 20)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(warned) != 1 || !strings.HasPrefix(warned[0], files[0]+" was deleted") {
+		t.Errorf("%q", warned)
+	}
+	if got, _, s := readAll(t, SourceOptions{}, dir); !slices.Equal(got, upTo(20)[10:]) || s.Err() != nil {
+		t.Errorf("%v, %v", got, s.Err())
+	}
+}
+
+// TestLostInParts: each file's summary counts the losses that its events tell
+// of, whenever the kernel side counted them.
+func TestLostInParts(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{now: time.Now()}
+	r := began(t, dir, Options{MaxAge: 24 * time.Hour, now: c.Now}, Teller{})
+	total := events.Summary{Lost: 100}
+	for i, n := range []uint64{0, 30, 70} {
+		e := event(i)
+		if err := r.Append(&e); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Append(&events.Event{Type: events.Lost, Of: events.Reset, Count: n, Time: e.Time, Boot: e.Boot}); err != nil {
+			t.Fatal(err)
+		}
+		if total.Events++; i < 2 {
+			c.advance(2 * time.Hour)
+			if err := r.Tick(func() events.Summary { return total }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.Finish(&total); err != nil {
+		t.Fatal(err)
+	}
+	_, files := folderSize(t, dir)
+	for i, want := range []uint64{0, 30, 70} {
+		if _, _, s := readAll(t, SourceOptions{}, files[i]); s.Counts().Lost != want {
+			t.Errorf("file %d lost %d, want %d", i, s.Counts().Lost, want)
+		}
+	}
+}
+
 // A folder that goes away ends the recording; its file has what was taken.
 func TestFolderGone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "folder")
 	c := &clock{now: time.Now()}
-	r := began(t, dir, Options{Folder: true, MaxAge: time.Hour, now: c.Now}, Teller{})
+	r := began(t, dir, Options{Folder: true, now: c.Now}, Teller{})
 	r.mustAppend(t, 0, 10)
+	if err := r.Tick(func() events.Summary { return events.Summary{} }); err != nil {
+		t.Fatal(err)
+	}
 	_, files := folderSize(t, dir)
 	kept := filepath.Join(dir, "..", "kept")
 	if err := errors.Join(os.Link(files[0], kept), os.RemoveAll(dir)); err != nil {
 		t.Fatal(err)
 	}
-	c.advance(2 * time.Hour)
+	c.advance(sweepTime)
 	if err := r.Tick(func() events.Summary { return events.Summary{} }); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
