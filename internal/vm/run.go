@@ -190,7 +190,11 @@ func (r *Runner) read(ctx context.Context, m Machine, res *Result) error {
 		}
 		res.take(&o.jobs[i], events)
 	}
-	res.Failures = append(res.Failures, faults(string(console))...)
+	found, emulated := faults(string(console))
+	res.Failures = append(res.Failures, found...)
+	for _, f := range emulated {
+		res.Notes = append(res.Notes, res.Kernel.Name+": the emulated processor failed: "+f.Title)
+	}
 	switch {
 	case o.release == "":
 		res.fail("the machine did not come up", tail(string(console), 40))

@@ -269,7 +269,7 @@ func TestFaults(t *testing.T) {
 [    0.2] MDS CPU bug present and SMT on, data leak possible.
 [    0.3] Run /init as init process
 `
-	if got := faults(quiet); len(got) != 0 {
+	if got, emulated := faults(quiet); len(got)+len(emulated) != 0 {
 		t.Errorf("%q", got)
 	}
 	for _, line := range []string{
@@ -281,9 +281,13 @@ func TestFaults(t *testing.T) {
 		"[   40.0] INFO: task x:1 blocked for more than 120 seconds.",
 		"[   40.0] Out of memory: Killed process 70",
 	} {
-		if got := faults(quiet + line + "\nmore\n"); len(got) != 1 || !strings.Contains(got[0].Output, "more") {
+		if got, emulated := faults(quiet + line + "\nmore\n"); len(got) != 1 || len(emulated) != 0 || !strings.Contains(got[0].Output, "more") {
 			t.Errorf("%s: %q", line, got)
 		}
+	}
+	step := "[  215.0] WARNING: CPU: 0 PID: 124 at arch/x86/kernel/traps.c:1120 exc_debug_kernel+0xca/0x160\n"
+	if got, emulated := faults(quiet + step); len(got) != 0 || len(emulated) != 1 {
+		t.Errorf("%q, %q", got, emulated)
 	}
 }
 
