@@ -226,6 +226,10 @@ func testRecorder(t *testing.T, m *machine) {
 		out := m.run(t, command, "replay", "/var/lib/tcptrace", "--kind", "refused", "--lport", "9", "-o", "csv", "--no-header", "-q")
 		return strings.Count(out, "\n")
 	}
+	// It gives its rights up before it begins a file.
+	m.await(t, "recording", func() bool {
+		return m.run(t, "find", "/var/lib/private/tcptrace", "-name", "*.tcptrace") != ""
+	})
 	// Some kernels hide a few events from BPF, so that one connection may be too few.
 	m.await(t, "refused connection in the recording", func() bool { refused(); return recorded() > 0 })
 	m.run(t, "systemctl", "stop", "tcptrace")

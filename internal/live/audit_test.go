@@ -146,6 +146,10 @@ func audited(t *testing.T, tr *tracer, place lab.Place, run trouble, name string
 	if err != nil {
 		t.Fatal(err)
 	}
+	unseen, err := tr.blind.Watch(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
 	facts, err := run(t.Context(), place)
 	if err != nil {
 		if os.Getenv(slow) == "" {
@@ -158,7 +162,7 @@ func audited(t *testing.T, tr *tracer, place lab.Place, run trouble, name string
 	if err != nil {
 		t.Fatal(err)
 	}
-	blind, err := tr.blind.Events(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	blind, err := unseen()
 	if err != nil {
 		t.Fatal(err)
 	}

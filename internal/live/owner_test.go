@@ -114,7 +114,8 @@ type scene struct {
 	cast     map[uint32][]string // who may be named, and the names they have
 	own      map[uint16]bool     // local ports of this process, but for accepted connections
 	missing  []string            // names and events that should have been there
-	hidden   bool                // the machine hid an event from BPF
+	unseen   func() ([]labtest.TraceEvent, error)
+	hidden   bool // the machine hid an event from BPF
 }
 
 func newScene(t *testing.T, spinners []int) *scene {
@@ -123,8 +124,12 @@ func newScene(t *testing.T, spinners []int) *scene {
 	t.Cleanup(cancel)
 	place := loopback(t, lab.V4)
 	own := uint32(os.Getpid())
+	unseen, err := everything.blind.Watch(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &scene{
-		T: t, ctx: ctx, ns: place.Client, place: place, spinners: spinners,
+		T: t, ctx: ctx, ns: place.Client, place: place, spinners: spinners, unseen: unseen,
 		cast: map[uint32][]string{own: {commOf(t, os.Getpid())}}, own: map[uint16]bool{},
 	}
 }
@@ -242,7 +247,7 @@ func (s *scene) least(n int, evs []events.Event, match func(*events.Event) bool)
 	if len(got) >= n {
 		return got
 	}
-	blind, err := everything.blind.Events(func(e labtest.TraceEvent) bool { return e.Involves(s.place.Addr) })
+	blind, err := s.unseen()
 	s.must(err)
 	s.hidden = s.hidden || len(blind) > 0
 	s.miss("%d events, want at least %d, of:\n%s", len(got), n, dump(evs[:min(len(evs), 50)]))

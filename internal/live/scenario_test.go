@@ -576,6 +576,10 @@ func playOnce(t *testing.T, place lab.Place, run trouble) ([]events.Event, seen)
 	if err != nil {
 		t.Fatal(err)
 	}
+	hidden, err := everything.blind.Watch(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	if err != nil {
+		t.Fatal(err)
+	}
 	skipped := everything.skipped(t)
 	facts, err := run(t.Context(), place)
 	evs := stop()
@@ -592,7 +596,7 @@ func playOnce(t *testing.T, place lab.Place, run trouble) ([]events.Event, seen)
 		t.Fatal(err)
 	}
 	skipped = everything.skipped(t) - skipped
-	blind, err := everything.blind.Events(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
+	blind, err := hidden()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,6 +169,19 @@ func (b *BlindSpot) Events(match func(TraceEvent) bool) ([]TraceEvent, error) {
 	return events, nil
 }
 
+// Watch returns what gives the events from now on that interrupt process 1 and satisfy match. A recording that goes on
+// over many namespaces wants it: one may have the addresses of another that is gone.
+func (b *BlindSpot) Watch(match func(TraceEvent) bool) (func() ([]TraceEvent, error), error) {
+	before, err := b.Events(match)
+	if err != nil {
+		return nil, err
+	}
+	return func() ([]TraceEvent, error) {
+		events, err := b.Events(match)
+		return events[min(len(before), len(events)):], err
+	}, nil
+}
+
 // Count counts the events by tracepoint.
 func (b *BlindSpot) Count(match func(TraceEvent) bool) (map[string]int, error) {
 	events, err := b.Events(match)
