@@ -419,14 +419,21 @@ func TestRecordMemoryLimit(t *testing.T) {
 	}
 	p := launchAt(t, "/bin/sh", nil, nil,
 		append([]string{"-c", enter, memoryCgroup(t, "100M"), path}, s.args(file, "--buffer", "1MiB")...)...)
+	s.recordsAll(p, file)
+}
+
+// recordsAll makes a small storm, ends the recorder, and wants all of the storm
+// in its file.
+func (s *stage) recordsAll(p *tool, file string) {
+	s.t.Helper()
 	s.storm(1_000)
 	misses := p.misses()
 	p.signal(syscall.SIGINT)
 	if code := p.end(); code != 0 {
-		t.Errorf("exit code %d: %s", code, p.said.String())
+		s.t.Errorf("exit code %d: %s", code, p.said.String())
 	}
-	r := reviewed(t, file)
-	r.whole(t)
+	r := reviewed(s.t, file)
+	r.whole(s.t)
 	s.account(&r, misses)
 }
 
@@ -441,15 +448,7 @@ func TestRecordNoBPFFS(t *testing.T) {
 	const script = `while grep -q ' /sys/fs/bpf ' /proc/self/mounts; do umount /sys/fs/bpf || exit 9; done; exec "$0" "$@"`
 	p := launchAt(t, "/bin/sh", nil, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
 		append([]string{"-c", script, path}, s.args(file)...)...)
-	s.storm(1_000)
-	misses := p.misses()
-	p.signal(syscall.SIGINT)
-	if code := p.end(); code != 0 {
-		t.Errorf("exit code %d: %s", code, p.said.String())
-	}
-	r := reviewed(t, file)
-	r.whole(t)
-	s.account(&r, misses)
+	s.recordsAll(p, file)
 }
 
 // When the clock is set, events before and after have the time that it showed
