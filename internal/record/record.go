@@ -395,6 +395,7 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 	r.mu.Lock()
 	if r.err == nil {
 		r.fail(r.w.Finish(&own))
+		r.pieces[len(r.pieces)-1].whole = true
 	}
 	r.mu.Unlock()
 	return r.end()
@@ -481,8 +482,10 @@ func (r *Recorder) run() {
 		}
 		if r.due {
 			r.due, r.armed = false, false
-			r.fail(r.w.Flush())
-			r.pieces[len(r.pieces)-1].sync = true
+			if last := r.pieces[len(r.pieces)-1]; !last.whole { // or else its writer is finished
+				r.fail(r.w.Flush())
+				last.sync = true
+			}
 		}
 		c, sync, whole := p.chunk, p.sync || p.whole, p.whole
 		p.chunk, p.sync = chunk{spare.buf[:0], spare.ends[:0]}, false
