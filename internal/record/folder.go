@@ -28,6 +28,15 @@ func nameTime(name string) (time.Time, bool) {
 	return t, err == nil && t.Format(nameLayout) == name
 }
 
+// FolderOf is the folder that path would be a recording of, by its name; "" for
+// none.
+func FolderOf(path string) string {
+	if _, ours := nameTime(filepath.Base(path)); !ours {
+		return ""
+	}
+	return filepath.Dir(path)
+}
+
 // folder is a directory of recordings.
 type folder struct {
 	root     *os.Root
