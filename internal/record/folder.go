@@ -69,6 +69,10 @@ func openFolder(path string, o *Options) (*folder, error) {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return nil, err
 		}
+		// Else a power cut takes it, with all that is in it.
+		if err := o.syncDir(filepath.Dir(filepath.Clean(path))); err != nil {
+			return nil, err
+		}
 		fi, err = os.Lstat(path)
 	}
 	if err != nil {

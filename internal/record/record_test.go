@@ -910,6 +910,85 @@ func TestBackpressure(t *testing.T) {
 	}
 }
 
+// So it is where files are finished, and the next begun, faster than the disk
+// takes them.
+func TestBackpressureOfFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const queue, block, n = 2 << 20, 1 << 20, 200_000
+		stand := make(chan struct{})
+		dir := t.TempDir()
+		r := began(t, dir, Options{MaxSize: 1 << 30, queue: queue, sync: func(*os.File) error {
+			<-stand
+			return nil
+		}}, Teller{})
+		r.folder.pieceSize = minPiece
+		done := make(chan error, 1)
+		go func() {
+			for i := range n {
+				e := event(i)
+				e.Seq, e.EndSeq, e.Conn, e.Cookie = rand.Uint32(), rand.Uint32(), rand.Uint64(), rand.Uint64()
+				e.Known |= events.HasSeq
+				err := r.Append(&e)
+				if err == nil && i%1000 == 0 {
+					err = r.Tick(func() events.Summary { return events.Summary{} })
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- r.Finish(&events.Summary{})
+		}()
+		synctest.Wait()
+		r.mu.Lock()
+		waiting, files := r.queued(), r.files
+		r.mu.Unlock()
+		if waiting < queue || waiting > queue+block || files < 3 {
+			t.Errorf("%d bytes wait, of %d files", waiting, files)
+		}
+		close(stand)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if got, warnings, _ := readAll(t, SourceOptions{}, dir); !slices.Equal(got, upTo(n)) {
+			t.Errorf("%d events, %q", len(got), warnings)
+		}
+	})
+}
+
+// What ended a recording is what is told, also when the next file is due.
+func TestErrorAtRotation(t *testing.T) {
+	c := &clock{now: time.Now()}
+	broken := errors.New("the disk is broken")
+	r := began(t, t.TempDir(), Options{Flush: time.Millisecond, MaxAge: time.Hour, now: c.Now, sync: func(*os.File) error { return broken }}, Teller{})
+	r.mustAppend(t, 0, 1)
+	<-r.done
+	if err := r.rotate(c.Now(), events.Summary{}); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The names of a new folder and of each file in it are on disk.
+func TestNamesOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	var synced []string
+	o := Options{Folder: true, syncDir: func(path string) error {
+		synced = append(synced, path)
+		return syncDir(path)
+	}}
+	r := began(t, filepath.Join(dir, "new")+"/", o, Teller{})
+	r.mustAppend(t, 0, 1)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{dir, filepath.Join(dir, "new")}; !slices.Equal(synced, want) {
+		t.Errorf("%q", synced)
+	}
+}
+
 // A file that is deleted while it is written is noticed within a minute, and
 // another one begun.
 func TestFileDeleted(t *testing.T) {
