@@ -814,6 +814,39 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// What is new comes in the order in which it was written, whichever file is
+// looked at first.
+func TestFollowOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		soFar := func() events.Summary { return events.Summary{} }
+		r := began(t, dir, Options{Flush: time.Millisecond}, Teller{})
+		r.mustAppend(t, 0, 10)
+		s, err := OpenSource([]string{dir}, SourceOptions{Follow: true}) // looks for files from now on
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pollTime / 2)
+		all := make(chan []int)
+		go func() { all <- (&reader{t, s}).until(t.Context(), 29) }() // looks for the end of one from now on
+		time.Sleep(pollTime + pollTime/4)
+		r.mustAppend(t, 10, 20)
+		if err := r.rotate(time.Now(), soFar()); err != nil {
+			t.Fatal(err)
+		}
+		r.mustAppend(t, 20, 30)
+		if err := r.Finish(&events.Summary{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-all; !slices.Equal(got, upTo(30)) {
+			t.Errorf("%v", got)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A stream that is silent keeps nobody waiting, and what has come is there.
 func TestStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
