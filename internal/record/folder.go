@@ -63,6 +63,9 @@ const (
 	minPieceAge  = time.Minute
 )
 
+// clockSlack is how much clocks are set right now and then.
+const clockSlack = time.Minute
+
 func openFolder(path string, o *Options) (*folder, error) {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -199,8 +202,18 @@ func (d *folder) makeRoom(more int64) {
 	for _, f := range files {
 		total += f.size
 	}
+	// What was written later than now is from before the clock was set back. Its
+	// name says that it is the newest: it would stay, and what is recorded go.
+	now := d.now()
+	ahead := func(f entry) int {
+		if f.mod.After(now.Add(clockSlack)) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(files, func(a, b entry) int { return ahead(a) - ahead(b) })
 	for _, f := range files {
-		old := d.maxAge > 0 && d.now().Sub(f.mod) > d.maxAge
+		old := d.maxAge > 0 && now.Sub(f.mod) > d.maxAge
 		// An empty file may be one that another recorder has not locked yet.
 		if !old && (total <= d.maxSize || f.size == 0) {
 			continue

@@ -814,6 +814,37 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// After the clock was set back, what an earlier recorder wrote by the wrong time
+// makes room for what is new, though its names are greater.
+func TestClockSetBack(t *testing.T) {
+	dir := t.TempDir()
+	ahead := time.Now().Add(1000 * time.Hour)
+	const old, size = 1 << 10, 1 << 10
+	for i := range old {
+		at := ahead.Add(time.Duration(i) * time.Hour).UTC()
+		name := filepath.Join(dir, at.Format(nameLayout))
+		if err := errors.Join(os.WriteFile(name, make([]byte, size), 0o600), os.Chtimes(name, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := began(t, dir, Options{MaxSize: old * size}, Teller{})
+	r.mustAppend(t, 0, 100)
+	if err := r.rotate(time.Now(), events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	r.mustAppend(t, 100, 200)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	_, files := folderSize(t, dir)
+	if n := len(files); n < old/2 || n >= old {
+		t.Fatalf("%d files", n)
+	}
+	if got, _, _ := readAll(t, SourceOptions{}, files[:2]...); !slices.Equal(got, upTo(200)) {
+		t.Errorf("%v", got)
+	}
+}
+
 // What is new comes in the order in which it was written, whichever file is
 // looked at first.
 func TestFollowOrder(t *testing.T) {

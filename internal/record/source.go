@@ -178,9 +178,7 @@ func (s *Source) news(d *source) ([]*input, error) {
 			continue
 		}
 		begun, _ := nameTime(f.name)
-		// Clocks are set right now and then, and by little.
-		const slack = time.Minute
-		if !s.o.Until.IsZero() && begun.After(s.o.Until.Add(slack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-slack)) {
+		if !s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-clockSlack)) {
 			continue
 		}
 		path := filepath.Join(d.path, f.name)
