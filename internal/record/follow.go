@@ -196,7 +196,9 @@ func (f *follower) ended(p *portion) error {
 		return nil
 	case errors.Is(p.err, os.ErrNotExist) && p.in.inside:
 		return nil
-	case p.in.inside:
+	}
+	p.in.end()
+	if p.in.inside {
 		f.s.damage(p.in.name, p.err.Error())
 		return nil
 	}

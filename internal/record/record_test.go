@@ -845,6 +845,31 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// A follower goes on behind what is no recording, and leaves it.
+func TestFollowGarbage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "1999-01-01T00-00-00.000Z.tcptrace"), []byte("garbage"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := began(t, dir, Options{}, Teller{})
+		r.mustAppend(t, 0, 10)
+		var warned []string
+		s, err := OpenSource([]string{dir}, SourceOptions{Follow: true, Warn: func(text string) { warned = append(warned, text) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		garbage := s.inputs[0]
+		(&reader{t, s}).until(t.Context(), 9)
+		if len(warned) != 1 || warned[0] != garbage.path+": not a recording: it is text" || garbage.file != nil {
+			t.Errorf("%q, %v is open", warned, garbage.file)
+		}
+		if err := errors.Join(r.Finish(&events.Summary{}), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // What is new comes in the order in which it was written, whichever file is
 // looked at first.
 func TestFollowOrder(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -401,7 +402,7 @@ func (s *Source) tell(in *input, p recording.Problem) {
 
 func (s *Source) damage(name, text string) {
 	s.damaged = true
-	s.warn(name, text)
+	s.warn(name, strings.TrimPrefix(text, name+": "))
 }
 
 func (s *Source) warn(name, text string) {
