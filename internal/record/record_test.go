@@ -845,6 +845,28 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// After the clock was set back a file's name is ahead of its events: --until
+// finds them.
+func TestSpanSetBack(t *testing.T) {
+	dir := t.TempDir()
+	at := time.Unix(0, event(0).Time)
+	c := &clock{now: at.Add(2 * time.Hour)}
+	r := began(t, dir, Options{now: c.Now}, Teller{})
+	r.mustAppend(t, 0, 10)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	_, files := folderSize(t, dir)
+	if err := os.Chtimes(files[0], at, at.Add(10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []SourceOptions{{Until: at.Add(time.Hour)}, {Since: at}} {
+		if got, _, _ := readAll(t, o, dir); !slices.Equal(got, upTo(10)) {
+			t.Errorf("%+v: %v", o, got)
+		}
+	}
+}
+
 // A follower goes on behind what is no recording, and leaves it.
 func TestFollowGarbage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -179,7 +179,9 @@ func (s *Source) news(d *source) ([]*input, error) {
 			continue
 		}
 		begun, _ := nameTime(f.name)
-		if !s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-clockSlack)) {
+		// Of one that ends before it was begun the clock was set back: who knows.
+		ordered := !begun.After(f.mod.Add(clockSlack))
+		if ordered && (!s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-clockSlack))) {
 			continue
 		}
 		path := filepath.Join(d.path, f.name)
