@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package explain makes findings of events: what broke each connection, why,
+// and what to do.
+//
+// An [Engine] follows connections by their id. Of those in trouble it keeps the
+// story, of the others next to nothing. The rules that make findings of stories
+// are in rules.go, in the order in which they suppress each other; each has its
+// page in docs/findings.md.
+//
+// It is pure: it asks neither the kernel nor the clock, so that a recording is
+// explained the same way on any machine.
+package explain
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// Options of [New].
+type Options struct {
+	// Settings gives the sysctls of a namespace at the event that was added
+	// last; nil if they are not known. It may be nil itself.
+	Settings func(netns uint32) *events.Settings
+
+	// Only, if it is not nil, chooses the connections that are explained. Their
+	// timelines are whole, up to maxTimeline.
+	Only func(*Connection) bool
+}
+
+const (
+	// maxQuiet bounds the connections without trouble whose beginning is
+	// remembered; the oldest are forgotten.
+	maxQuiet = 1 << 14
+	// maxRecent bounds those without trouble that closed last: a reset may follow.
+	maxRecent = 1 << 12
+	// maxListed bounds the connections of a report. Those beyond are in the
+	// findings' numbers alone.
+	maxListed = 20_000
+	// maxTimeline bounds the entries of a whole timeline.
+	maxTimeline = 100_000
+	// grace is how long the story of a connection that is over is kept open:
+	// the reset of a closed socket comes after the close, and the other end may
+	// be on this host.
+	grace = 5 * time.Second
+	// settingsAge is how long settings are taken for those of now.
+	settingsAge = time.Minute
+)
+
+// Engine makes a [Report] of events. It is for one goroutine.
+type Engine struct {
+	o Options
+
+	open   map[key]*story // not over, and those that were until a moment ago
+	quiet  queue          // of those that were without trouble, for forgetting the oldest
+	calm   int            // how many of these still are, and have not closed
+	recent queue          // of those that closed without trouble
+	ended  queue          // of those with trouble that are over, by the time they ended
+	ends   map[tuple]*story
+	world  world
+	found  findings
+
+	settings map[uint32]*known
+
+	started, now stamp
+	events, lost uint64
+	changes      bool // ordinary state changes are among the events
+	failures     bool // and those that failed
+}
+
+// stamp is a moment, by both clocks.
+type stamp struct {
+	boot uint64 // CLOCK_BOOTTIME, ns
+	time int64  // wall clock, ns since the Unix epoch
+}
+
+// key tells connections apart: by conn, or if that is unknown by addresses.
+type key struct {
+	conn uint64
+	tuple
+	netns uint32
+}
+
+// tuple is both ends.
+type tuple struct{ local, remote netip.AddrPort }
+
+func (t tuple) mirrored() tuple { return tuple{t.remote, t.local} }
+
+// known is the settings of a namespace.
+type known struct {
+	asked uint64 // boot time
+	*events.Settings
+}
+
+// New returns an engine that has seen nothing.
+func New(o Options) *Engine {
+	return &Engine{
+		o: o, open: map[key]*story{}, ends: map[tuple]*story{}, settings: map[uint32]*known{},
+		world: newWorld(), found: newFindings(),
+	}
+}
+
+// Add takes the next event. It keeps nothing that e refers to but strings.
+func (g *Engine) Add(e *events.Event) {
+	if e.Type == events.Lost {
+		g.lost += e.Count
+		return
+	}
+	g.events++
+	g.now = stamp{e.Boot, e.Time}
+	if g.started.boot == 0 {
+		g.started = g.now
+	}
+	g.retire(e.Boot)
+	if e.Type == events.StateChange {
+		if !e.Failed() {
+			g.changes = true
+		} else {
+			g.failures = true
+		}
+		if e.OldState == events.Listen && e.NewState == events.Close || e.NewState == events.Listen {
+			return // a listener is no connection
+		}
+	}
+
+	k := key{conn: e.Conn}
+	if e.Conn == 0 {
+		k.tuple = tuple{netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort)}
+		k.netns = e.NetNS
+	}
+	s := g.open[k]
+	if s == nil {
+		if e.Type == events.StateChange && e.NewState == events.Close && !e.Failed() {
+			g.world.closed(e, nil)
+			return // the end of one that was never in trouble
+		}
+		s = &story{key: k, began: g.now, conn: e.Conn, netns: e.NetNS}
+		g.open[k] = s
+		s.calm = true
+		g.calm++
+		g.quiet.push(s, 0)
+		g.forget()
+	}
+	g.world.see(e, s)
+	s.see(e, g.o.Only != nil)
+	if s.troubled && s.settings == nil {
+		s.settings = g.settingsOf(e)
+	}
+	if s.calm && (s.troubled || s.closed.boot != 0) {
+		s.calm = false
+		g.calm--
+	}
+	switch {
+	case s.troubled && !s.ending && s.over():
+		s.ending = true
+		g.ended.push(s, e.Boot)
+	case !s.troubled && s.closed.boot != 0:
+		g.recent.push(s, 0)
+		g.forget()
+	}
+	if s.troubled && (s.reset.sent || s.reset.received || s.synack.events > 0 || s.syn.events > 0 || s.rto.events > 0) {
+		if before := g.ends[s.tuple()]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
+			s.prior = true
+		}
+		g.ends[s.tuple()] = s
+	}
+}
+
+// forget drops the oldest connections without trouble.
+func (g *Engine) forget() {
+	for g.calm > maxQuiet {
+		if s, _ := g.quiet.pop(); s.calm {
+			g.drop(s)
+			g.calm--
+		}
+	}
+	if g.quiet.len() > 2*maxQuiet {
+		g.quiet.keep(func(s *story) bool { return s.calm })
+	}
+	for g.recent.len() > maxRecent {
+		if s, _ := g.recent.pop(); !s.troubled {
+			g.drop(s)
+		}
+	}
+}
+
+// drop forgets a connection.
+func (g *Engine) drop(s *story) {
+	if g.open[s.key] == s {
+		delete(g.open, s.key)
+	}
+	s.gone = true
+}
+
+// retire makes findings of the stories that ended some time before.
+func (g *Engine) retire(now uint64) {
+	for g.ended.len() > 0 {
+		s, at := g.ended.first()
+		if now < at+uint64(grace) {
+			return
+		}
+		g.ended.pop()
+		g.decide(s)
+	}
+	g.world.age(now)
+}
+
+// decide ends a story.
+func (g *Engine) decide(s *story) {
+	decided := s.gone
+	g.drop(s)
+	if decided || !s.troubled {
+		return
+	}
+	if g.o.Only != nil {
+		c := g.connection(s)
+		if !g.o.Only(&c) {
+			return
+		}
+	}
+	g.found.add(g, s, g.judge(s))
+	// The other end may still need to see it: it goes when that has no use for
+	// it either.
+	own, mirrored := s.tuple(), s.tuple().mirrored()
+	if other := g.ends[mirrored]; other == nil || other.gone {
+		delete(g.ends, mirrored)
+		if g.ends[own] == s {
+			delete(g.ends, own)
+		}
+	}
+}
+
+// settingsOf asks for the settings of e's namespace, but not too often.
+func (g *Engine) settingsOf(e *events.Event) *events.Settings {
+	if g.o.Settings == nil || e.NetNS == 0 {
+		return nil
+	}
+	k := g.settings[e.NetNS]
+	if k == nil || e.Boot > k.asked+uint64(settingsAge) {
+		k = &known{e.Boot, g.o.Settings(e.NetNS)}
+		g.settings[e.NetNS] = k
+	}
+	return k.Settings
+}
+
+// queue is of stories, first in, first out.
+type queue struct {
+	list []queued
+	head int
+}
+
+type queued struct {
+	s  *story
+	at uint64
+}
+
+func (q *queue) len() int { return len(q.list) - q.head }
+
+func (q *queue) push(s *story, at uint64) {
+	if q.head > 1024 && q.head > len(q.list)/2 {
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
+	}
+	q.list = append(q.list, queued{s, at})
+}
+
+// keep drops the others.
+func (q *queue) keep(want func(*story) bool) {
+	q.list = slices.DeleteFunc(q.list[q.head:], func(e queued) bool { return !want(e.s) })
+	q.head = 0
+}
+
+func (q *queue) first() (*story, uint64) { return q.list[q.head].s, q.list[q.head].at }
+
+func (q *queue) pop() (*story, uint64) {
+	e := q.list[q.head]
+	q.list[q.head] = queued{}
+	q.head++
+	return e.s, e.at
+}

@@ -1,0 +1,823 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// Outcome says what became of a connection in trouble. The zero value is
+// unknown.
+type Outcome string
+
+// The outcomes.
+const (
+	Recovered Outcome = "recovered" // it went on
+	Failed    Outcome = "failed"    // it came to nothing, or was broken
+	Pending   Outcome = "pending"   // it had not ended with the events
+)
+
+// Certainty says how much a finding takes on trust.
+type Certainty string
+
+// The certainties.
+const (
+	Certain  Certainty = "certain"  // the events say so, and can't mean anything else
+	Likely   Certainty = "likely"   // they are what it looks like; something rarer looks alike
+	Possible Certainty = "possible" // they fit; what would decide is not to be seen from here
+)
+
+// verdict is what a rule makes of a story.
+type verdict struct {
+	rule      *rule
+	outcome   Outcome
+	certainty Certainty
+	cause     string // in this connection's numbers
+	missing   string // evidence that is not there; empty: none
+}
+
+// rule makes a finding of a story, or nothing.
+type rule struct {
+	id       string
+	title    string   // in a phrase
+	over     []string // findings of the same connection that it explains, too
+	echoes   []string // findings of the other end, on this host, that explain this one
+	settings []string // sysctls that decide, without net.ipv4.tcp_
+	judge    func(*Engine, *story) *verdict
+	advice   func(*Finding) []string
+	weight   int // how much one connection counts in the order of findings
+}
+
+// rules are in the order in which they are asked, the more specific first. A
+// finding is left out if one before it on the same connection explains it.
+// docs/findings.md has a page for each.
+var rules = []*rule{
+	{
+		id: "send-failed", title: "this host could not send", weight: 5, judge: sendFailed, advice: adviseSendFailed,
+		over: []string{"connect-timeout", "nat-reuse", "syn-ack-unanswered", "stalled", "user-timeout", "orphan-fin", "rto-floor", "loss"},
+	},
+	{
+		id: "ports-exhausted", title: "no local port left to connect from", weight: 5, judge: portsExhausted, advice: advisePorts,
+		over:     []string{"connect-timeout"},
+		settings: []string{"ip_local_port_range", "tcp_tw_reuse", "tcp_tw_reuse_delay", "tcp_timestamps", "tcp_fin_timeout"},
+	},
+	{
+		id: "timewait-collision", title: "a port was used again while the server remembered its last connection (TIME_WAIT)", weight: 4,
+		judge: timeWaitCollision, advice: adviseTimeWait, over: []string{"connect-timeout", "nat-reuse", "reset-by-peer"},
+		settings: []string{"tcp_timestamps", "tcp_tw_reuse", "ip_local_port_range", "tcp_rfc1337"},
+	},
+	{
+		id: "rejected-by-firewall", title: "this host's firewall rejected packets with a reset", weight: 4, judge: rejected, advice: adviseRejected,
+		over: []string{"refused", "unknown-connection", "reset-by-peer", "connect-timeout"},
+	},
+	{
+		id: "accept-queue-full", title: "a listener's accept queue is full: the application accepts too slowly", weight: 6, judge: queueFull, advice: adviseQueue,
+		over:     []string{"syn-ack-unanswered", "reset-by-peer", "stalled"},
+		settings: []string{"net.core.somaxconn", "tcp_max_syn_backlog", "tcp_abort_on_overflow", "tcp_synack_retries", "tcp_syncookies"},
+	},
+	{
+		id: "refused", title: "nothing listens on the port", weight: 3, judge: refused, advice: adviseRefused,
+		over: []string{"connect-timeout", "reset-by-peer"}, echoes: []string{"refused", "rejected-by-firewall", "unknown-connection"},
+	},
+	{
+		id: "nat-reuse", title: "SYNs unanswered by a destination that answers others of this host", weight: 5, judge: natReuse, advice: adviseNAT,
+		over: []string{"connect-timeout"}, echoes: []string{"syn-ack-unanswered", "accept-queue-full"},
+		settings: []string{"tcp_syn_retries", "tcp_syn_linear_timeouts", "tcp_timestamps"},
+	},
+	{
+		id: "connect-timeout", title: "nobody answered a SYN in time", weight: 5, judge: connectTimeout, advice: adviseConnect,
+		echoes:   []string{"syn-ack-unanswered", "accept-queue-full"},
+		settings: []string{"tcp_syn_retries", "tcp_syn_linear_timeouts"},
+	},
+	{
+		id: "syn-ack-unanswered", title: "nobody answered a SYN-ACK in time", weight: 3, judge: synackUnanswered, advice: adviseSYNACK,
+		settings: []string{"tcp_synack_retries"},
+	},
+	{
+		id: "read-timeout-too-short", title: "the application gave up before TCP could repair a loss", weight: 5, judge: readTimeout, advice: adviseReadTimeout,
+		over: []string{"orphan-fin", "rto-floor", "reordering", "loss", "closed-with-unread-data", "linger-reset", "data-after-close", "unknown-connection", "reset-by-peer"},
+	},
+	{
+		id: "user-timeout", title: "TCP_USER_TIMEOUT ended a connection that met silence", weight: 5, judge: userTimeout, advice: adviseUserTimeout,
+		over: []string{"stalled", "rto-floor", "loss"}, echoes: []string{"accept-queue-full"},
+	},
+	{
+		id: "keepalive-timeout", title: "keepalive probes went unanswered", weight: 4, judge: byKind(events.KindKeepalive, Certain), advice: adviseKeepalive,
+		over: []string{"stalled", "reset-by-peer"}, settings: []string{"tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_keepalive_probes"},
+	},
+	{
+		id: "stalled", title: "established connections met silence", weight: 6, judge: stalled, advice: adviseStalled,
+		over: []string{"orphan-fin", "rto-floor", "loss"}, echoes: []string{"accept-queue-full"},
+		settings: []string{"tcp_retries2", "tcp_rto_max_ms"},
+	},
+	{
+		id: "orphan-fin", title: "a closed connection's last bytes are not acknowledged (FIN_WAIT1)", weight: 2, judge: orphanFIN, advice: adviseOrphan,
+		over: []string{"rto-floor", "loss"}, settings: []string{"tcp_orphan_retries"},
+	},
+	{
+		id: "closed-with-unread-data", title: "an application closed without reading what had come", weight: 3,
+		judge: byKind(events.KindUnreadData, Certain), advice: adviseUnread, over: []string{"reset-by-peer"},
+	},
+	{
+		id: "linger-reset", title: "an application closes by reset (SO_LINGER)", weight: 2,
+		judge: byKind(events.KindLinger, Certain), advice: adviseLinger, over: []string{"reset-by-peer"},
+	},
+	{
+		id: "data-after-close", title: "data came for a connection that was closed here", weight: 2,
+		judge: byKind(events.KindDataAfterClose, Certain, events.KindTimeWait), advice: adviseDataAfterClose, over: []string{"reset-by-peer"},
+		settings: []string{"tcp_fin_timeout"},
+	},
+	{
+		id: "aborted", title: "a connection was aborted on this host", weight: 2,
+		judge: byKind(events.KindAbort, Certain), advice: adviseAborted, over: []string{"reset-by-peer"},
+	},
+	{
+		id: "unknown-connection", title: "packets came for connections that this host does not have", weight: 3, judge: unknownConnection, advice: adviseUnknown,
+		over: []string{"reset-by-peer"},
+	},
+	{
+		id: "reset-sent", title: "this host reset connections for another reason", weight: 2,
+		judge: otherReset, advice: adviseOther, over: []string{"reset-by-peer"},
+	},
+	{
+		id: "reset-by-peer", title: "the peer reset the connection", weight: 4, judge: resetByPeer, advice: advisePeer,
+		echoes: []string{
+			"timewait-collision", "rejected-by-firewall", "accept-queue-full", "keepalive-timeout", "closed-with-unread-data", "linger-reset",
+			"data-after-close", "aborted", "unknown-connection", "reset-sent", "read-timeout-too-short", "user-timeout", "stalled", "send-failed",
+		},
+	},
+	{
+		id: "rto-floor", title: "a lost segment cost a time-out far above the round-trip time", weight: 2, judge: rtoFloor, advice: adviseFloor,
+		over: []string{"loss"}, echoes: []string{"accept-queue-full"}, settings: []string{"tcp_rto_min_us", "tcp_early_retrans", "tcp_recovery"},
+	},
+	{
+		id: "reordering", title: "segments were sent again that had arrived (reordering)", weight: 1, judge: reordering, advice: adviseReordering,
+		over: []string{"loss"}, settings: []string{"tcp_recovery", "tcp_sack"},
+	},
+	{
+		id: "loss", title: "segments were lost on the way", weight: 2, judge: loss, advice: adviseLoss,
+		settings: []string{"tcp_sack", "tcp_recovery"},
+	},
+}
+
+// Findings lists the ids of all findings, in the order in which they suppress
+// each other.
+func Findings() []string {
+	list := make([]string, len(rules))
+	for i, r := range rules {
+		list[i] = r.id
+	}
+	return list
+}
+
+// judge returns what is found of a story, the most specific first. Of two ends
+// on this host the one that caused it has the finding; who is at the other is
+// noted there.
+func (g *Engine) judge(s *story) []verdict {
+	own := g.ask(s)
+	other := g.ends[s.tuple().mirrored()]
+	if other == nil || other == s || !s.meets(other) {
+		return own
+	}
+	theirs := g.ask(other)
+	return slices.DeleteFunc(own, func(v verdict) bool {
+		for _, t := range theirs {
+			if slices.Contains(v.rule.echoes, t.rule.id) && !(t.rule == v.rule && !other.reset.sent) {
+				g.found.asks(t.rule, s)
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// ask asks the rules about one end alone.
+func (g *Engine) ask(s *story) (list []verdict) {
+	for _, r := range rules {
+		explained := slices.ContainsFunc(list, func(v verdict) bool { return slices.Contains(v.rule.over, r.id) })
+		if explained {
+			continue
+		}
+		if v := r.judge(g, s); v != nil {
+			v.rule = r
+			if g.lost > 0 && v.missing == "" {
+				v.missing = fmt.Sprintf("%s of this time were lost", plural(int(g.lost), "event"))
+			}
+			list = append(list, *v)
+		}
+	}
+	return list
+}
+
+// meets reports whether two stories were told at the same time.
+func (s *story) meets(o *story) bool {
+	return s.began.boot <= o.last.boot+uint64(grace) && o.began.boot <= s.last.boot+uint64(grace)
+}
+
+// ended reports whether the connection came to nothing, in the eyes of its
+// application.
+func (s *story) failedClose() bool { return s.closed.boot != 0 && s.err != 0 }
+
+// of is the outcome of a connection in which a series of time-outs came.
+func (g *Engine) of(s *story, r *series) Outcome {
+	switch {
+	case s.failedClose(), s.reset.sent && s.reset.state != events.SynSent, s.reset.received:
+		return Failed
+	case s.left.boot >= r.last.boot && s.left.boot != 0 && r.next > 0 && s.left.boot < r.last.boot+uint64(r.next):
+		return Failed // the application had enough of it
+	case r.answered(g.now.boot) && g.lost == 0:
+		return Recovered
+	case s.closed.boot != 0:
+		return Recovered // it closed as it should
+	}
+	return Pending
+}
+
+const (
+	// patience is what an application should have at least: RFC 6298's first
+	// time-out is 1 s, but Linux's smallest is 200 ms, and a probe comes earlier.
+	patience = 50 * time.Millisecond
+)
+
+func sendFailed(g *Engine, s *story) *verdict {
+	if s.failed == 0 {
+		return nil
+	}
+	var what string
+	switch s.sendErr {
+	case eperm:
+		what = "its own firewall dropped them (output)"
+	case ehostunreach:
+		what = "no neighbour answered for the next hop (ARP, neighbour discovery)"
+	case enetunreach:
+		what = "it has no route to there"
+	case enobufs:
+		what = "the queue of its own device was full"
+	case enomem:
+		what = "it was out of memory"
+	default:
+		what = "the error was " + s.sendErr.String()
+	}
+	v := &verdict{
+		outcome: Pending, certainty: Certain,
+		cause: fmt.Sprintf("%s could not be sent (%s): %s", plural(int(s.failed), "segment"), s.sendErr, what),
+	}
+	switch {
+	case s.failedClose(), s.closed.boot != 0 && s.closedFrom == events.SynSent:
+		v.outcome = Failed
+	case s.established.boot > s.began.boot, s.closed.boot != 0,
+		s.syn.events+s.rto.events > 0 && (s.syn.events == 0 || s.syn.answered(g.now.boot)) && (s.rto.events == 0 || s.rto.answered(g.now.boot)) && g.lost == 0:
+		v.outcome = Recovered
+	}
+	return v
+}
+
+func portsExhausted(g *Engine, s *story) *verdict {
+	if s.closed.boot == 0 || s.closedFrom != events.SynSent || s.local.Port() != 0 || s.err != 0 && s.err != eaddrnotavail {
+		return nil
+	}
+	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peerText(s.remote)
+	var taken []string
+	if d := g.world.to[s.remote]; d != nil {
+		if d.open > 0 {
+			taken = append(taken, plural(d.open, "connection")+" to it")
+		}
+		if n := d.waiting(s.closed.boot); n > 0 {
+			taken = append(taken, fmt.Sprintf("%d in TIME_WAIT (closed here in the last 60 s)", n))
+		}
+	}
+	v := &verdict{outcome: Failed, certainty: Certain}
+	if first, last, ok := s.portRange(); ok {
+		cause += fmt.Sprintf("; ip_local_port_range has %s", plural(last-first+1, "port"))
+	}
+	if len(taken) > 0 {
+		cause += "; seen to hold ports: " + strings.Join(taken, ", ")
+	} else {
+		v.missing = "what holds the ports was not seen to begin: ss -tan dst " + s.remote.Addr().String() + " lists it"
+		if !g.changes {
+			v.missing = "what holds the ports: the events have no ordinary state changes (record --event retransmit,reset,state)"
+		}
+	}
+	v.cause = cause
+	return v
+}
+
+func (s *story) portRange() (first, last int, ok bool) {
+	text, _ := s.setting("net.ipv4.ip_local_port_range")
+	_, err := fmt.Sscan(text, &first, &last)
+	return first, last, err == nil && first <= last
+}
+
+func timeWaitCollision(g *Engine, s *story) *verdict {
+	if s.reset.badAcks == 0 {
+		return nil
+	}
+	stamps := "no timestamps"
+	if s.reset.timestamps {
+		stamps = "with timestamps"
+	}
+	v := &verdict{
+		certainty: Likely,
+		cause: fmt.Sprintf("%s answered the SYN with an ACK for an older connection of the same ports (%s): it still remembers that one, most often in TIME_WAIT; this host reset it",
+			peerText(s.remote), stamps),
+	}
+	switch {
+	case s.established.boot != 0:
+		v.outcome = Recovered
+		v.cause += fmt.Sprintf(", and was let in %s later", dur(time.Duration(s.established.boot-min(s.reset.sentAt.boot, s.established.boot))))
+	case s.closed.boot != 0:
+		v.outcome = Failed
+		v.cause += fmt.Sprintf(", %s, in vain: the server or something before it ignores these resets", times(int(s.reset.badAcks)))
+	case s.syn.answered(g.now.boot) && g.lost == 0:
+		v.outcome = Recovered
+	default:
+		v.outcome = Pending
+	}
+	return v
+}
+
+func rejected(_ *Engine, s *story) *verdict {
+	if !s.reset.sent || s.reset.kind != events.KindFirewall {
+		return nil
+	}
+	return &verdict{outcome: Failed, certainty: Certain, cause: s.reset.why}
+}
+
+func queueFull(g *Engine, s *story) *verdict {
+	v := &verdict{outcome: Pending, certainty: Certain}
+	switch {
+	case s.reset.overflow > 0:
+		v.outcome = Failed
+		v.cause = fmt.Sprintf("port %d's accept queue was full when the handshake's last step came, and tcp_abort_on_overflow answers that with a reset", s.local.Port())
+	case s.queueFull:
+		v.cause = fmt.Sprintf("port %d has %s waiting for accept(), and room for %d: the handshake's last step is dropped, and the SYN-ACK goes again (%s so far)",
+			s.local.Port(), plural(int(s.queue), "connection"), s.queueRoom, times(int(s.synack.events)))
+		v.outcome = g.ofHandshake(s)
+	default:
+		return nil
+	}
+	return v
+}
+
+// ofHandshake is the outcome of a handshake that was begun by the peer.
+func (g *Engine) ofHandshake(s *story) Outcome {
+	r := &s.synack
+	switch {
+	case s.established.boot != 0, s.accepted:
+		return Recovered
+	case s.reset.received, s.closed.boot != 0:
+		return Failed
+	case !r.answered(g.now.boot) || g.lost > 0:
+		return Pending
+	case r.givesUp > r.next || !g.changes: // one more would have come
+		if r.givesUp > r.next {
+			return Recovered
+		}
+		return ""
+	}
+	return Failed // the last one's time is over, and no connection came of it
+}
+
+func refused(_ *Engine, s *story) *verdict {
+	switch {
+	case s.reset.sent && s.reset.kind == events.KindRefused:
+		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("nothing listens on %s", peerText(s.local))}
+	case s.reset.received && s.reset.gotIn == events.SynSent, s.closedFrom == events.SynSent && s.err == econnrefused:
+		return &verdict{outcome: Failed, certainty: Likely, cause: fmt.Sprintf("%s answered the SYN with a reset: nothing listens there, or a firewall rejects it", peerText(s.remote))}
+	}
+	return nil
+}
+
+func natReuse(g *Engine, s *story) *verdict {
+	if s.nat == nil || s.syn.most < 2 || s.established.boot != 0 || s.err != 0 && s.err != etimedout {
+		return nil
+	}
+	first := s.syn.since
+	v := &verdict{
+		outcome: g.ofConnect(s), certainty: Possible,
+		cause: fmt.Sprintf("%s did not answer %s of %s, and had answered %s %s before", peerText(s.remote), plural(int(s.syn.most)+1, "SYN"),
+			s.owner.name(), s.nat.owner.name(), dur(time.Duration(first-min(first, s.nat.boot)))),
+	}
+	if v.outcome == Recovered {
+		return nil
+	}
+	if d := g.world.to[s.remote]; d != nil {
+		for i := range d.reached {
+			if r := &d.reached[i]; r.boot > first && !r.owner.same(&s.owner) {
+				v.certainty = Likely
+				v.cause += fmt.Sprintf(", and answered %s again meanwhile", r.owner.name())
+				break
+			}
+		}
+	}
+	return v
+}
+
+// ofConnect is the outcome of a connect.
+func (g *Engine) ofConnect(s *story) Outcome {
+	switch {
+	case s.established.boot != 0:
+		return Recovered
+	case s.closed.boot != 0:
+		return Failed
+	case s.accepted, s.syn.answered(g.now.boot) && g.lost == 0:
+		return Recovered
+	}
+	return Pending
+}
+
+func connectTimeout(g *Engine, s *story) *verdict {
+	gaveUp := s.closed.boot != 0 && s.closedFrom == events.SynSent && s.err == 0 && s.local.Port() != 0
+	if s.syn.events == 0 {
+		// Without a time-out: the application gave up in the first second.
+		if !gaveUp || s.opened.boot == 0 || s.reset.sent || s.reset.received {
+			return nil
+		}
+		waited := time.Duration(s.closed.boot - s.opened.boot)
+		if waited < patience {
+			return nil
+		}
+		return &verdict{outcome: Failed, certainty: Likely, cause: fmt.Sprintf(
+			"the application gave up %s after its SYN to %s, before the first time-out (1 s) could send it again", dur(waited), peerText(s.remote))}
+	}
+	v := &verdict{outcome: g.ofConnect(s), certainty: Certain}
+	v.cause = fmt.Sprintf("%s to %s went unanswered", plural(int(s.syn.most)+1, "SYN"), peerText(s.remote))
+	if at := s.synTimes(); at != "" {
+		v.cause += ", sent at " + at + " s"
+	}
+	switch {
+	case v.outcome == Recovered && s.established.boot != 0:
+		v.cause = fmt.Sprintf("%s to %s until one was answered: connecting took %s", plural(int(s.syn.most)+1, "SYN"), peerText(s.remote),
+			dur(time.Duration(s.established.boot-min(s.syn.since, s.established.boot))))
+	case v.outcome == Recovered:
+		v.cause = fmt.Sprintf("%s to %s until one was answered", plural(int(s.syn.most)+1, "SYN"), peerText(s.remote))
+	case gaveUp:
+		v.cause += fmt.Sprintf("; the application gave up after %s", dur(time.Duration(s.closed.boot-min(s.syn.since, s.closed.boot))))
+	case s.failedClose() && s.err == etimedout:
+		v.cause += fmt.Sprintf("; the kernel gave up after %s (ETIMEDOUT)", dur(time.Duration(s.closed.boot-min(s.syn.since, s.closed.boot))))
+	case s.failedClose():
+		v.cause += "; it ended with " + s.err.String() + ", as routers say by ICMP"
+	case v.outcome == Pending:
+		if left, ok := s.synsLeft(); ok {
+			v.cause += fmt.Sprintf("; %d more are left", left)
+		}
+		if s.syn.givesUp > 0 {
+			v.cause += fmt.Sprintf("; the kernel gives up about %s after the last", dur(s.syn.givesUp))
+		}
+	}
+	return v
+}
+
+// synTimes lists when SYNs were sent, the first at 0.
+func (s *story) synTimes() string {
+	at := []string{"0"}
+	whole := s.line.omitted == 0
+	s.line.each(func(m *moment) {
+		if m.typ == events.Retransmit && m.kind == events.KindSYN && m.boot >= s.syn.since {
+			at = append(at, strconv.FormatFloat(time.Duration(m.boot-s.syn.since).Round(10*time.Millisecond).Seconds(), 'f', -1, 64))
+		}
+	}, func(int) {})
+	if !whole || len(at) < 2 {
+		return ""
+	}
+	return enumerate(at)
+}
+
+// synsLeft is how many SYNs tcp_syn_retries would still let go.
+func (s *story) synsLeft() (int, bool) {
+	retries, ok := s.number("net.ipv4.tcp_syn_retries")
+	linear, _ := s.number("net.ipv4.tcp_syn_linear_timeouts")
+	left := retries + linear - int(s.syn.try)
+	return left, ok && left >= 0
+}
+
+func synackUnanswered(g *Engine, s *story) *verdict {
+	if s.synack.events == 0 {
+		return nil
+	}
+	v := &verdict{outcome: g.ofHandshake(s), certainty: Certain}
+	v.cause = fmt.Sprintf("%s began a handshake with port %d and then answered no SYN-ACK", s.remote.Addr(), s.local.Port())
+	switch v.outcome {
+	case Recovered:
+		v.cause = fmt.Sprintf("the SYN-ACK to %s went %s until it was answered: it was lost, or the answer was", s.remote.Addr(), times(int(s.synack.most)+1))
+	case Failed:
+		v.cause += fmt.Sprintf(": %d were sent", s.synack.most+1)
+	default:
+		v.cause += fmt.Sprintf(" so far, of %d", s.synack.most+1)
+		if s.synack.givesUp > 0 {
+			v.cause += fmt.Sprintf("; given up about %s after the last", dur(s.synack.givesUp))
+		}
+	}
+	return v
+}
+
+func readTimeout(_ *Engine, s *story) *verdict {
+	if s.left.boot == 0 || s.reset.received || s.err != 0 && s.err != econnreset || s.rto.most > 1 {
+		return nil
+	}
+	if s.leftTo == events.Close && !(s.reset.sent && !s.reset.answers) {
+		return nil // not this side's doing
+	}
+	if s.reset.sent && !s.reset.answers && s.reset.kind == events.KindKeepalive {
+		return nil
+	}
+	repaired := time.Duration(0) // since the kernel's own attempt
+	var how string
+	switch {
+	case s.rto.events > 0 && s.rto.last.boot < s.left.boot && s.left.boot < s.rto.last.boot+uint64(s.rto.next):
+		repaired, how = time.Duration(s.left.boot-s.rto.last.boot), "the first time-out"
+	case s.probes > 0 && s.probed.boot < s.left.boot:
+		repaired, how = time.Duration(s.left.boot-s.probed.boot), "the tail loss probe"
+	}
+	old := max(2*s.srtt, patience)
+	switch {
+	case !s.hasUnacked || s.unacked == 0:
+		return nil
+	case how != "" && repaired >= 2*s.srtt:
+		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
+			"the application closed %s after %s, which had not been answered: bytes to %s were still unacknowledged", dur(repaired), how, peerText(s.remote))}
+	case s.unacked >= old:
+		v := &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
+			"the application closed while its oldest byte to %s had been unacknowledged for %s; the round-trip time is %s, so it was lost, and the kernel's repair was still to come",
+			peerText(s.remote), dur(s.unacked), dur(s.srtt))}
+		if s.srtt == 0 {
+			v.certainty = Likely
+			v.cause = fmt.Sprintf("the application closed while its oldest byte to %s had been unacknowledged for %s", peerText(s.remote), dur(s.unacked))
+			v.missing = "the round-trip time"
+		}
+		return v
+	}
+	return nil
+}
+
+func userTimeout(g *Engine, s *story) *verdict {
+	if s.userTimeout == 0 || s.rto.events == 0 || s.closed.boot != 0 && s.err != etimedout {
+		return nil
+	}
+	if s.closed.boot == 0 && g.of(s, &s.rto) == Recovered {
+		return nil
+	}
+	v := &verdict{outcome: g.of(s, &s.rto), certainty: Certain}
+	v.cause = fmt.Sprintf("%s was silent, and the application allows that for %s (TCP_USER_TIMEOUT)", peerText(s.remote), dur(s.userTimeout))
+	if s.closed.boot != 0 {
+		v.cause += fmt.Sprintf(": ETIMEDOUT %s after the first unanswered byte", dur(time.Duration(s.closed.boot-min(s.rto.since, s.closed.boot))))
+	} else {
+		v.cause += fmt.Sprintf("; the kernel gives up about %s after the last time-out", dur(s.rto.givesUp))
+	}
+	return v
+}
+
+// byKind judges a sent reset by its kind.
+func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*Engine, *story) *verdict {
+	return func(_ *Engine, s *story) *verdict {
+		if !s.reset.sent || s.reset.kind != kind && !slices.Contains(also, s.reset.kind) {
+			return nil
+		}
+		cause := s.reset.why
+		if cause == "" {
+			cause = "reset sent"
+		}
+		if s.reset.state != 0 {
+			cause += ", in " + s.reset.state.String()
+		}
+		return &verdict{outcome: Failed, certainty: certainty, cause: fmt.Sprintf("this side reset the connection with %s: %s", peerText(s.remote), cause)}
+	}
+}
+
+func unknownConnection(g *Engine, s *story) *verdict {
+	if !s.reset.sent || s.reset.kind != events.KindOther || s.reset.reason != "NO_SOCKET" && s.conn != 0 || s.reset.state != 0 && s.reset.state != events.Close {
+		return nil
+	}
+	if s.prior {
+		return nil // what was on its way when the connection ended
+	}
+	return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
+		"%s sent to a connection with port %d that does not exist here (any more): this host was restarted, the process gone long ago, or the packet is a stray one", peerText(s.remote), s.local.Port())}
+}
+
+func otherReset(_ *Engine, s *story) *verdict {
+	if !s.reset.sent || s.prior {
+		return nil
+	}
+	if s.reset.kind == events.KindOther && s.reset.state != 0 && s.reset.state != events.Close || s.reset.kind == events.KindUnknown {
+		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("this side reset the connection with %s in %s: %s", peerText(s.remote), s.reset.state, s.reset.why)}
+	}
+	return nil
+}
+
+func resetByPeer(_ *Engine, s *story) *verdict {
+	if !s.reset.received || s.reset.gotIn == events.SynSent || s.reset.sent {
+		return nil
+	}
+	v := &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("%s reset the connection in %s", peerText(s.remote), s.reset.gotIn)}
+	switch s.reset.gotIn {
+	case events.SynRecv, events.NewSynRecv:
+		v.cause = fmt.Sprintf("%s gave up its own handshake with port %d", s.remote.Addr(), s.local.Port())
+	case events.CloseWait:
+		v.cause += ": it had closed its side, and was sent data that it no longer reads"
+	case events.FinWait1, events.FinWait2, events.Closing, events.LastAck:
+		v.cause += ", while it was being closed"
+	}
+	if s.rto.events > 0 {
+		v.cause += fmt.Sprintf(", after %s without an answer", plural(int(s.rto.most), "time-out"))
+	}
+	return v
+}
+
+func stalled(g *Engine, s *story) *verdict {
+	r := &s.rto
+	if r.events == 0 {
+		return nil
+	}
+	timedOut := s.failedClose() && s.err == etimedout
+	if !timedOut && r.most < 2 || !timedOut && r.most == 2 && s.repairs.events > 0 {
+		return nil
+	}
+	v := &verdict{outcome: g.of(s, r), certainty: Certain}
+	silent := time.Duration(r.last.boot - min(r.since, r.last.boot))
+	v.cause = fmt.Sprintf("%s was silent through %s, the RTO growing from %s to %s", peerText(s.remote), plural(int(r.most), "time-out"), dur(r.rto), dur(r.longest))
+	switch {
+	case timedOut:
+		v.cause += fmt.Sprintf("; the kernel gave up after %s, the application saw ETIMEDOUT", dur(time.Duration(s.closed.boot-min(r.since, s.closed.boot))))
+	case v.outcome == Pending:
+		v.cause += fmt.Sprintf("; silent for %s at the last, the kernel gives up about %s after it", dur(silent), dur(r.givesUp))
+	case v.outcome == Failed && s.err != 0:
+		v.cause += "; it ended with " + s.err.String()
+	case v.outcome == Failed:
+		v.cause += "; the application closed it"
+	case v.outcome == Recovered:
+		v.cause += fmt.Sprintf("; it went on after %s", dur(silent))
+	}
+	return v
+}
+
+func orphanFIN(g *Engine, s *story) *verdict {
+	r := &s.fin
+	if r.events == 0 {
+		return nil
+	}
+	v := &verdict{outcome: g.of(s, r), certainty: Certain}
+	v.cause = fmt.Sprintf("the application had closed, and %s did not acknowledge the rest: %s", peerText(s.remote), plural(int(r.most), "time-out"))
+	switch {
+	case v.outcome == Pending:
+		v.cause += fmt.Sprintf("; it stays in %s about %s after the last", s.line.state(), dur(r.givesUp))
+	case s.failedClose():
+		v.cause += fmt.Sprintf("; given up after %s", dur(time.Duration(s.closed.boot-min(r.since, s.closed.boot))))
+	}
+	return v
+}
+
+func rtoFloor(g *Engine, s *story) *verdict {
+	r := &s.rto
+	if r.events == 0 || r.most > 1 || s.repairs.events > 0 || s.smallest == 0 || !near(s.remote.Addr()) {
+		return nil
+	}
+	if r.rto < 20*s.smallest || s.smallest > 10*time.Millisecond {
+		return nil
+	}
+	return &verdict{outcome: g.of(s, r), certainty: Certain, cause: fmt.Sprintf(
+		"%s to %s, each after %s, %.0f times the smoothed round-trip time of %s: Linux waits at least 200 ms, however short the path",
+		plural(int(r.events), "time-out"), peerText(s.remote), dur(r.rto), float64(r.rto)/float64(s.smallest), dur(s.smallest))}
+}
+
+// near reports whether an address is on a network of one's own.
+func near(a netip.Addr) bool { return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() }
+
+func reordering(g *Engine, s *story) *verdict {
+	needless := s.dsacks - min(s.dsacksAt0, s.dsacks)
+	all := s.repaired()
+	if all == 0 || needless == 0 || needless*2 < all {
+		return nil
+	}
+	return &verdict{outcome: Recovered, certainty: Likely, cause: fmt.Sprintf(
+		"%s sent again to %s, and %d of them had arrived (DSACK): they were late, not lost", plural(int(all), "segment"), peerText(s.remote), needless)}
+}
+
+// repaired is how many segments were sent again for lack of an acknowledgment.
+// One tail loss probe says nothing.
+func (s *story) repaired() uint32 {
+	n := s.repairs.segs + s.rto.events
+	if n > 0 {
+		n += s.probes
+	}
+	return n
+}
+
+func loss(g *Engine, s *story) *verdict {
+	n := s.repaired()
+	if n == 0 {
+		return nil
+	}
+	v := &verdict{outcome: Recovered, certainty: Certain}
+	if s.rto.events > 0 {
+		v.outcome = g.of(s, &s.rto)
+	}
+	if s.failedClose() {
+		v.outcome = Failed
+	}
+	v.cause = fmt.Sprintf("%s sent again to %s", plural(int(n), "segment"), peerText(s.remote))
+	if s.segsOut > 0 {
+		v.cause += fmt.Sprintf(" of %d (%.2g%%)", s.segsOut, 100*float64(n)/float64(s.segsOut))
+	}
+	switch b := s.repairs.bursts; {
+	case b == 1 && s.repairs.segs > 1:
+		v.cause += ", in one burst"
+	case b > 1:
+		v.cause += fmt.Sprintf(", at %d times over %s", b, dur(time.Duration(s.repairs.last.boot-s.repairs.first.boot)))
+	}
+	if needless := s.dsacks - min(s.dsacksAt0, s.dsacks); needless > 0 {
+		v.cause += fmt.Sprintf("; %d had arrived (DSACK)", needless)
+	}
+	if s.gap > 0 {
+		v.missing = fmt.Sprintf("%s sent again that no event showed", plural(int(s.gap), "segment"))
+	}
+	return v
+}
+
+const eaddrnotavail events.Errno = 99
+
+// setting is a sysctl of the connection's namespace, when its trouble began.
+func (s *story) setting(name string) (string, bool) {
+	if s.settings == nil {
+		return "", false
+	}
+	for _, v := range s.settings.Values {
+		if v.Name == name {
+			return v.Value, true
+		}
+	}
+	return "", false
+}
+
+func (s *story) number(name string) (int, bool) {
+	text, ok := s.setting(name)
+	n, err := strconv.Atoi(text)
+	return n, ok && err == nil
+}
+
+// state is the last one.
+func (t *timeline) state() events.State {
+	if m := t.last(); m != nil {
+		return m.state
+	}
+	return 0
+}
+
+// name is who it is, in a few words.
+func (o *Owner) name() string {
+	text := "a process"
+	switch {
+	case o.Comm != "" && o.PID != 0:
+		text = fmt.Sprintf("%s (%d)", o.Comm, o.PID)
+	case o.Comm != "":
+		text = o.Comm
+	case o.PID != 0:
+		text = fmt.Sprintf("process %d", o.PID)
+	}
+	if where := o.where(); where != "" {
+		text += " in " + where
+	}
+	return text
+}
+
+// where is the narrowest name of what it runs in.
+func (o *Owner) where() string {
+	switch {
+	case o.Container != "":
+		return "container " + o.Container[:min(12, len(o.Container))]
+	case o.Unit != "":
+		return o.Unit
+	}
+	return o.Cgroup
+}
+
+func peerText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "an unknown peer"
+	}
+	return a.String()
+}
+
+func times(n int) string {
+	switch n {
+	case 1:
+		return "once"
+	case 2:
+		return "twice"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+func enumerate(words []string) string {
+	if n := len(words) - 1; n > 0 {
+		return strings.Join(words[:n], ", ") + " and " + words[n]
+	}
+	return strings.Join(words, "")
+}
