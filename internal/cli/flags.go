@@ -24,7 +24,7 @@ type streamFlags struct {
 	chosen []events.Type // --event
 	uids   []string      // --uid and --netns: what a name is depends on where the events come from
 	netns  []string
-	failed bool // of state changes, only those that ended a connection with an error
+	failed bool // of state changes, only those that ended a connection without success
 
 	printed    bool // not recorded alone
 	asRecorded bool // the events of a recording decide on a table's columns

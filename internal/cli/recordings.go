@@ -21,11 +21,11 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/recording"
 )
 
-// failures keeps of the state changes those that ended a connection with an
-// error.
+// failures keeps of the state changes those that ended a connection without
+// success.
 func failures(keep func(*events.Event) bool) func(*events.Event) bool {
 	return func(e *events.Event) bool {
-		return (e.Type != events.StateChange || e.NewState == events.Close && e.Error != 0) && keep(e)
+		return (e.Type != events.StateChange || e.Failed()) && keep(e)
 	}
 }
 

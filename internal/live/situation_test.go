@@ -440,3 +440,232 @@ func TestQueueFull(t *testing.T) {
 		})
 	}
 }
+
+// TestAcceptQueue has a listener repeat a SYN-ACK while connections wait to be
+// accepted, first with room for more and then without: ss has the same numbers.
+func TestAcceptQueue(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			var said []labtest.SocketInfo
+			evs := play(t, loopback(t, family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				said = nil
+				return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+					var clients []*lab.Socket
+					connect := func() error {
+						err := lab.InTurn(func() error { return a.Start() }, func() error { return a.Client.Wait(ctx) })
+						clients = append(clients, a.Client)
+						a.Paths("CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT LAST_ACK CLOSE")
+						return err
+					}
+					listener := func() (s labtest.SocketInfo, err error) {
+						all, err := labtest.SS(ctx, p.Server, "sport", "=", fmt.Sprint(a.Facts.Listener.Port()))
+						i := slices.IndexFunc(all, func(s labtest.SocketInfo) bool { return s.State == "LISTEN" })
+						if err == nil && i >= 0 {
+							s = all[i]
+						}
+						return s, err
+					}
+					ask := func() error {
+						s, err := listener()
+						said = append(said, s)
+						return err
+					}
+					err := lab.InTurn(
+						func() error { return a.ListenFor(4, 0) },
+						connect,
+						connect,
+						func() error {
+							return lab.Until(ctx, func() (bool, error) {
+								s, err := listener()
+								return s.RecvQ == 2, err
+							})
+						},
+						// The last step of this handshake is lost, and again when
+						// the SYN-ACK was repeated.
+						func() error { return a.Listener.Attach(lab.DropACK()) },
+						connect,
+						func() error { return a.Listener.WaitDrops(ctx, 2) },
+						ask,
+						// The next is refused for want of room.
+						func() error { return a.Listener.Listen(1) },
+						func() error { return a.Listener.Detach() },
+						func() error {
+							return lab.Until(ctx, func() (bool, error) {
+								c, err := p.Server.Counters()
+								return c["ListenOverflows"] > 0, err
+							})
+						},
+						ask,
+						func() error { return a.Listener.Listen(4) },
+						func() error { return a.Client.Send(ctx, make([]byte, 100)) })
+					if err != nil {
+						return err
+					}
+					a.Expect(2, lab.RetransSYNACK, lab.Server, "synack")
+					for i, c := range clients {
+						s, err := a.Listener.Accept(ctx)
+						if err != nil {
+							return err
+						}
+						a.Later(s.Close)
+						a.Facts.Conns[i].Server.Cookie = s.Cookie()
+						if c == a.Client {
+							err = s.Discard(ctx, 100)
+						}
+						if err = errors.Join(err, lab.CloseBoth(ctx, c, s)); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			})
+			synacks := only(evs, events.KindSYNACK)
+			for i := range synacks {
+				e := &synacks[i]
+				if int(e.AcceptQueue) != said[i].RecvQ || int(e.AcceptQueueMax) != said[i].SendQ {
+					t.Errorf("queue %d of %d, ss: %s", e.AcceptQueue, e.AcceptQueueMax, said[i].Raw)
+				}
+				if full := e.AcceptQueue > e.AcceptQueueMax; full != (i == 1) {
+					t.Errorf("SYN-ACK %d: queue %d of %d", i, e.AcceptQueue, e.AcceptQueueMax)
+				}
+			}
+		})
+	}
+}
+
+// TestAtClose closes connections with data that is not acknowledged: the event
+// has what TCP_INFO said just before, and an age between what the clock says.
+func TestAtClose(t *testing.T) {
+	const finWait2 = 5
+	for name, abort := range map[string]bool{"shutdown": false, "linger 0": true} {
+		for _, family := range families {
+			t.Run(name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				place := loopback(t, family)
+				var client, server *unix.TCPInfo
+				var sending, sent, closing, closed time.Time
+				run := func(ctx context.Context, a *lab.Act) error {
+					err := lab.InTurn(
+						func() error { return a.Establish(ctx) },
+						// What is sent again though it arrived comes back as a DSACK.
+						func() error { return a.Client.Blackhole(true) },
+						func() error { return a.Client.Send(ctx, make([]byte, 100)) },
+						func() error { return a.Server.Discard(ctx, 100) },
+						func() error {
+							_, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Total_retrans > 0 })
+							return err
+						},
+						func() error { return a.Client.Blackhole(false) },
+						func() error {
+							_, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 && i.Dsack_dups > 0 })
+							return err
+						},
+						func() error { return a.Server.Blackhole(true) },
+						func() error {
+							sending = time.Now()
+							err := a.Client.Send(ctx, make([]byte, 100))
+							sent = time.Now()
+							return err
+						},
+						func() (err error) {
+							client, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Last_data_sent >= 60 })
+							return err
+						})
+					if err == nil && abort {
+						err = a.Client.SetLinger0()
+					}
+					if err != nil {
+						return err
+					}
+					closing = time.Now()
+					if abort {
+						err = a.Client.Close()
+					} else {
+						err = a.Client.Shutdown(unix.SHUT_WR)
+					}
+					closed = time.Now()
+					if err != nil {
+						return err
+					}
+					if abort {
+						a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+						a.Expect(1, lab.SendReset, lab.Client, "linger").Reason = "TCP_STATE"
+						a.Expect(int(client.Total_retrans), lab.Retransmit, lab.Client, "rto").Max++ // one more may come before the end
+						return lab.InTurn(
+							func() error { return a.Server.WaitDrops(ctx, 2) },
+							func() error { return a.Server.Vanish() })
+					}
+					a.Paths("CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT LAST_ACK CLOSE")
+					return lab.InTurn(
+						func() error { return a.Server.Blackhole(false) },
+						func() error { return a.Server.Discard(ctx, 100) },
+						func() error { return a.Server.WaitEOF(ctx) },
+						func() error {
+							i, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.State == finWait2 })
+							a.Expect(int(i.Total_retrans), lab.Retransmit, lab.Client, "rto", "loss")
+							return err
+						},
+						func() error { return a.Server.Send(ctx, make([]byte, 1000)) },
+						func() error { return a.Client.Discard(ctx, 1000) },
+						func() (err error) {
+							server, err = a.Server.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
+							return err
+						},
+						func() error { return a.Server.Close() },
+						func() error { return a.Client.WaitEOF(ctx) },
+						func() error { return a.Client.Close() })
+				}
+				evs := whole(t, allSeen, func() ([]events.Event, seen) {
+					evs, s := playOnce(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+						return lab.Perform(ctx, p, run, "net.ipv4.tcp_early_retrans", "0")
+					})
+					if i := slices.IndexFunc(evs, closesSender); i >= 0 && evs[i].TotalRetrans != client.Total_retrans {
+						return evs, otherDone // a time-out came in between
+					}
+					return evs, s
+				})
+				checked := 0
+				for i := range evs {
+					e := &evs[i]
+					switch {
+					case closesSender(*e):
+						checked++
+						sameInfo(t, e, client)
+						least, most := closing.Sub(sent)-time.Microsecond, closed.Sub(sending)
+						if !e.Has(events.HasUnacked) || e.Unacked < least || e.Unacked > most {
+							t.Errorf("not acknowledged for %v, the clock says %v to %v: %s", e.Unacked, least, most, line(e))
+						}
+						if !e.Failed() {
+							t.Errorf("closed after %v without an answer, with SRTT %v: %s", e.Unacked, e.SRTT, line(e))
+						}
+					case e.OldState == events.CloseWait && e.NewState == events.LastAck:
+						checked++
+						sameInfo(t, e, server)
+						if e.Has(events.HasUnacked) || e.Failed() {
+							t.Errorf("all was acknowledged: %v, %s", e.Unacked, line(e))
+						}
+					}
+				}
+				if want := map[bool]int{true: 1, false: 2}[abort]; checked != want {
+					t.Errorf("%d closes, want %d:\n%s", checked, want, dump(evs))
+				}
+			})
+		}
+	}
+}
+
+// closesSender tells whether e closes an established connection that sent data.
+func closesSender(e events.Event) bool {
+	return e.OldState == events.Established && e.DataSegsOut > 0
+}
+
+// sameInfo compares a close with what TCP_INFO said before it.
+func sameInfo(t *testing.T, e *events.Event, i *unix.TCPInfo) {
+	t.Helper()
+	us := func(n uint32) time.Duration { return time.Duration(n) * time.Microsecond }
+	if !e.Has(events.HasSRTT|events.HasRTO|events.HasTotals) || e.SRTT != us(i.Rtt) || e.RTTVar != us(i.Rttvar) || e.RTO.Truncate(time.Microsecond) != us(i.Rto) ||
+		e.TotalRetrans != i.Total_retrans || e.DataSegsOut != i.Data_segs_out || e.DSACKDups != i.Dsack_dups {
+		t.Errorf("%s\nSRTT %v, variation %v, RTO %v, sent %d, again %d, DSACKs %d, TCP_INFO: %+v", line(e), e.SRTT, e.RTTVar, e.RTO, e.DataSegsOut, e.TotalRetrans, e.DSACKDups, i)
+	}
+}
