@@ -665,6 +665,7 @@ func TestScenarios(t *testing.T) {
 				}
 				evs := play(t, loopback(t, family), sc.Run)
 				details(t, sc.Name, evs)
+				checkFindings(t, sc.Name, evs)
 			})
 		}
 	}

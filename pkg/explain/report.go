@@ -116,11 +116,7 @@ type findings struct {
 	list     []Connection
 	troubled int
 	unlisted int
-	stalls   map[netip.Addr]*crowd
 }
-
-// crowd is the connections to one peer that met silence.
-type crowd struct{ n, at int }
 
 func newFindings() findings {
 	return findings{by: map[*rule]*Finding{}, asked: map[*rule]map[Owner]int{}}

@@ -140,7 +140,7 @@ var rules = []*rule{
 	},
 	{
 		id: "unknown-connection", title: "packets came for connections that this host does not have", weight: 3, judge: unknownConnection, advice: adviseUnknown,
-		over: []string{"reset-by-peer"},
+		over: []string{"reset-sent", "reset-by-peer"},
 	},
 	{
 		id: "reset-sent", title: "this host reset connections for another reason", weight: 2,
@@ -230,7 +230,7 @@ func (g *Engine) of(s *story, r *series) Outcome {
 	switch {
 	case s.failedClose(), s.reset.sent && s.reset.state != events.SynSent, s.reset.received:
 		return Failed
-	case s.left.boot >= r.last.boot && s.left.boot != 0 && r.next > 0 && s.left.boot < r.last.boot+uint64(r.next):
+	case s.left.boot >= r.last.boot && s.left.boot != 0 && s.again:
 		return Failed // the application had enough of it
 	case r.answered(g.now.boot) && g.lost == 0:
 		return Recovered
@@ -240,11 +240,9 @@ func (g *Engine) of(s *story, r *series) Outcome {
 	return Pending
 }
 
-const (
-	// patience is what an application should have at least: RFC 6298's first
-	// time-out is 1 s, but Linux's smallest is 200 ms, and a probe comes earlier.
-	patience = 50 * time.Millisecond
-)
+// patience is for how long a SYN or a byte may go unacknowledged in any case:
+// who gives up sooner had another reason.
+const patience = 50 * time.Millisecond
 
 func sendFailed(g *Engine, s *story) *verdict {
 	if s.failed == 0 {
@@ -280,18 +278,18 @@ func sendFailed(g *Engine, s *story) *verdict {
 }
 
 func portsExhausted(g *Engine, s *story) *verdict {
-	if s.closed.boot == 0 || s.closedFrom != events.SynSent || s.local.Port() != 0 || s.err != 0 && s.err != eaddrnotavail {
+	// The kernel picks a port in connect(); no other way leads from SYN_SENT to
+	// CLOSE without one.
+	if s.closed.boot == 0 || s.closedFrom != events.SynSent || s.local.Port() != 0 || s.err != 0 {
 		return nil
 	}
 	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peerText(s.remote)
 	var taken []string
-	if d := g.world.to[s.remote]; d != nil {
-		if d.open > 0 {
-			taken = append(taken, plural(d.open, "connection")+" to it")
-		}
-		if n := d.waiting(s.closed.boot); n > 0 {
-			taken = append(taken, fmt.Sprintf("%d in TIME_WAIT (closed here in the last 60 s)", n))
-		}
+	if s.held.open > 0 {
+		taken = append(taken, plural(s.held.open, "connection")+" to it")
+	}
+	if s.held.waiting > 0 {
+		taken = append(taken, fmt.Sprintf("%d in TIME_WAIT (closed here in the last 60 s)", s.held.waiting))
 	}
 	v := &verdict{outcome: Failed, certainty: Certain}
 	if first, last, ok := s.portRange(); ok {
@@ -528,31 +526,23 @@ func readTimeout(_ *Engine, s *story) *verdict {
 	if s.reset.sent && !s.reset.answers && s.reset.kind == events.KindKeepalive {
 		return nil
 	}
-	repaired := time.Duration(0) // since the kernel's own attempt
+	var tried stamp // the kernel's own attempt, without an answer
 	var how string
 	switch {
-	case s.rto.events > 0 && s.rto.last.boot < s.left.boot && s.left.boot < s.rto.last.boot+uint64(s.rto.next):
-		repaired, how = time.Duration(s.left.boot-s.rto.last.boot), "the first time-out"
+	case s.rto.events > 0 && s.rto.last.boot < s.left.boot:
+		tried, how = s.rto.last, "the first time-out"
 	case s.probes > 0 && s.probed.boot < s.left.boot:
-		repaired, how = time.Duration(s.left.boot-s.probed.boot), "the tail loss probe"
+		tried, how = s.probed, "a tail loss probe"
 	}
-	old := max(2*s.srtt, patience)
+	since := time.Duration(s.left.boot - tried.boot)
 	switch {
-	case !s.hasUnacked || s.unacked == 0:
-		return nil
-	case how != "" && repaired >= 2*s.srtt:
+	case s.again && how != "" && since >= s.srtt:
 		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
-			"the application closed %s after %s, which had not been answered: bytes to %s were still unacknowledged", dur(repaired), how, peerText(s.remote))}
-	case s.unacked >= old:
-		v := &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
-			"the application closed while its oldest byte to %s had been unacknowledged for %s; the round-trip time is %s, so it was lost, and the kernel's repair was still to come",
+			"the application closed %s after %s to %s that had not been answered", dur(since), how, peerText(s.remote))}
+	case s.hasUnacked && s.srtt > 0 && s.unacked >= max(2*s.srtt, patience):
+		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
+			"the application closed when its oldest byte to %s had been unacknowledged for %s, at a round-trip time of %s: it was lost, and the kernel's repair was still to come",
 			peerText(s.remote), dur(s.unacked), dur(s.srtt))}
-		if s.srtt == 0 {
-			v.certainty = Likely
-			v.cause = fmt.Sprintf("the application closed while its oldest byte to %s had been unacknowledged for %s", peerText(s.remote), dur(s.unacked))
-			v.missing = "the round-trip time"
-		}
-		return v
 	}
 	return nil
 }
@@ -592,7 +582,12 @@ func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*En
 }
 
 func unknownConnection(g *Engine, s *story) *verdict {
-	if !s.reset.sent || s.reset.kind != events.KindOther || s.reset.reason != "NO_SOCKET" && s.conn != 0 || s.reset.state != 0 && s.reset.state != events.Close {
+	if !s.reset.sent || s.reset.kind != events.KindOther || s.reset.flags&events.SYN != 0 {
+		return nil
+	}
+	switch s.reset.state {
+	case 0, events.Close, events.Listen:
+	default:
 		return nil
 	}
 	if s.prior {
@@ -606,7 +601,7 @@ func otherReset(_ *Engine, s *story) *verdict {
 	if !s.reset.sent || s.prior {
 		return nil
 	}
-	if s.reset.kind == events.KindOther && s.reset.state != 0 && s.reset.state != events.Close || s.reset.kind == events.KindUnknown {
+	if s.reset.kind == events.KindOther || s.reset.kind == events.KindUnknown {
 		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("this side reset the connection with %s in %s: %s", peerText(s.remote), s.reset.state, s.reset.why)}
 	}
 	return nil
@@ -740,8 +735,6 @@ func loss(g *Engine, s *story) *verdict {
 	}
 	return v
 }
-
-const eaddrnotavail events.Errno = 99
 
 // setting is a sysctl of the connection's namespace, when its trouble began.
 func (s *story) setting(name string) (string, bool) {

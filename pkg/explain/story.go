@@ -37,6 +37,7 @@ type story struct {
 	leftTo          events.State
 	unacked         time.Duration // then: age of the oldest byte not acknowledged
 	hasUnacked      bool
+	again           bool // then: that byte had been sent again, and its age is not known
 	closed          stamp
 	closedFrom      events.State
 	err             events.Errno // at the close
@@ -68,7 +69,8 @@ type story struct {
 	sendConn bool // one of them was a SYN
 
 	reset resets
-	nat   *success // who had reached the same destination when this one's SYN met silence
+	held  struct{ open, waiting int } // ports, by other connections to the same destination, when none was left
+	nat   *success                    // who had reached the same destination when this one's SYN met silence
 }
 
 // series is of time-outs without an answer. A series that starts again counts
@@ -297,6 +299,7 @@ func (s *story) change(e *events.Event, at stamp) {
 		if e.Has(events.HasUnacked) {
 			s.unacked, s.hasUnacked = e.Unacked, true
 		}
+		s.again = e.UnackedRetrans
 	}
 	if e.NewState == events.Close {
 		s.closed, s.closedFrom, s.err = at, e.OldState, e.Error

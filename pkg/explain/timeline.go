@@ -44,6 +44,7 @@ type moment struct {
 	queue     [2]uint32
 	count     uint32 // events
 	end       uint64 // boot time of the last
+	waited    bool   // for as long as the RTO, since the moment before
 	rto, next time.Duration
 	givesUp   time.Duration
 	unacked   time.Duration
@@ -63,6 +64,8 @@ func (t *timeline) add(e *events.Event, whole bool) {
 	if e.Type == events.StateChange {
 		m.old, m.state = e.OldState, e.NewState
 	}
+	last := t.last()
+	m.waited = last == nil || m.boot >= last.end+uint64(m.rto)-uint64(m.rto/8)
 	if whole {
 		if len(t.list) >= maxTimeline {
 			t.omitted++
@@ -71,7 +74,7 @@ func (t *timeline) add(e *events.Event, whole bool) {
 		t.list = append(t.list, m)
 		return
 	}
-	if last := t.last(); last != nil && last.absorbs(&m) {
+	if last != nil && last.absorbs(&m) {
 		return
 	}
 	switch {
@@ -164,7 +167,10 @@ func (m *moment) retransmit() string {
 	}
 	switch m.kind {
 	case events.KindSYN:
-		text = fmt.Sprintf("SYN again (%d), unanswered for %s", m.attempt, dur(m.rto))
+		text = fmt.Sprintf("SYN again (%d)", m.attempt)
+		if m.waited {
+			text += ", unanswered for " + dur(m.rto)
+		}
 	case events.KindSYNACK:
 		text = "SYN-ACK again, for a SYN that came again"
 		if m.attempt > 0 {
@@ -198,14 +204,13 @@ func (m *moment) retransmit() string {
 	if m.err != 0 {
 		text += ": this host could not send it, " + m.err.String()
 	}
-	if m.next > 0 {
+	switch {
+	case m.givesUp > 0 && m.givesUp <= m.next: // no other comes
+		text += "; gives up in " + dur(m.givesUp)
+	case m.givesUp > 0:
+		text += "; next in " + dur(m.next) + ", gives up in " + dur(m.givesUp)
+	case m.next > 0:
 		text += "; next in " + dur(m.next)
-		if m.givesUp > m.next {
-			text += ", gives up in " + dur(m.givesUp)
-		} else if m.givesUp > 0 {
-			text += ", the end"
-			text = strings.Replace(text, "; next in "+dur(m.next)+", the end", "; gives up in "+dur(m.givesUp), 1)
-		}
 	}
 	return text
 }
@@ -251,10 +256,18 @@ func dur(d time.Duration) string {
 		return trim(float64(d)/1e6) + " ms"
 	case d < 2*time.Minute:
 		return trim(d.Seconds()) + " s"
-	case d < 2*time.Hour:
-		return trim(d.Minutes()) + " min"
 	}
-	return trim(d.Hours()) + " h"
+	d = d.Round(time.Second)
+	h, m, s := d/time.Hour, d/time.Minute%60, d/time.Second%60
+	switch {
+	case h > 0 && m > 0:
+		return fmt.Sprintf("%d h %d min", h, m)
+	case h > 0:
+		return fmt.Sprintf("%d h", h)
+	case s > 0 && m < 10:
+		return fmt.Sprintf("%d min %d s", m, s)
+	}
+	return fmt.Sprintf("%d min", m)
 }
 
 func trim(v float64) string {

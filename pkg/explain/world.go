@@ -66,6 +66,9 @@ func (w *world) see(e *events.Event, s *story) {
 		d.open++
 	case e.NewState == events.Close:
 		w.closed(e, s)
+		if d := w.to[netip.AddrPortFrom(e.RAddr, e.RPort)]; d != nil && e.OldState == events.SynSent && e.LPort == 0 {
+			s.held.open, s.held.waiting = d.open, d.waiting(e.Boot)
+		}
 	}
 }
 
