@@ -183,6 +183,11 @@ func TestStateLayout(t *testing.T) {
 		return b[:unsafe.Offsetof(r.Srtt)]
 	}
 	same(t, want, decode(t, short()))
+	r.Unacked = 1<<32 - 1
+	if e := decode(t, short()); !e.UnackedRetrans || e.Has(events.HasUnacked) || e.Unacked != 0 {
+		t.Errorf("sent again: %+v", e)
+	}
+	r.Unacked = 5
 
 	want.Known |= events.HasSRTT | events.HasRTO | events.HasTotals
 	want.SRTT, want.RTTVar, want.RTO = 6*time.Microsecond, 7*time.Microsecond, 8*time.Millisecond

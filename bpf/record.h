@@ -123,6 +123,8 @@ struct reset {
 
 #define RECEIVED_RESET_SIZE __builtin_offsetof(struct reset, reason)
 
+#define SENT_AGAIN ~0U /* unacked of a segment that was */
+
 /* What is behind unacked is known where a connection stops sending: the other
  * records end there. */
 struct state_change {

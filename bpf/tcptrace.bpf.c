@@ -1443,7 +1443,7 @@ int receive_reset(u64 *ctx)
 #define MAX_DEPTH 24 /* of the retransmission queue's tree: 2^12 segments */
 
 /* The age of the oldest unacknowledged segment, in us; 0 if there is none or
- * it is not known: a segment that was sent again no longer shows when it was
+ * it is not known. A segment that was sent again no longer shows when it was
  * first sent. */
 static __always_inline u32 unacked_age(struct sock *sk)
 {
@@ -1465,7 +1465,7 @@ static __always_inline u32 unacked_age(struct sock *sk)
 						      struct sk_buff, cb)),
 			sacked) &
 	    0x82) /* TCPCB_SACKED_RETRANS, TCPCB_EVER_RETRANS */
-		return 0;
+		return SENT_AGAIN;
 	sent = BPF_CORE_READ(skb, skb_mstamp_ns); /* CLOCK_MONOTONIC */
 	now = bpf_ktime_get_ns();
 	return sent && now > sent ? (now - sent) / 1000 : 0;

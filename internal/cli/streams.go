@@ -83,9 +83,9 @@ later at most, and stays readable whatever happens to tcptrace or the machine.
 
 It keeps retransmissions, resets, and failed closes, so that a recording is
 small: of the state changes those to CLOSE with an error or from SYN_SENT, and
-closes while a byte waited long for its acknowledgment (twice the SRTT, at least
-50 ms). The rest counts as filtered; --event chooses otherwise. FILE must not be
-there yet; - is standard output.
+closes while a byte that was sent again is not acknowledged, or one is not for
+long (twice the SRTT, at least 50 ms). The rest counts as filtered; --event
+chooses otherwise. FILE must not be there yet; - is standard output.
 
 With --max-size or --max-age, or if there is such a folder, DIR gets one file
 after the other, and the oldest are deleted: a flight recorder. A file ends at a

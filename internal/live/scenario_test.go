@@ -314,8 +314,8 @@ func checkCloses(t *verdict, evs []events.Event) {
 			t.Errorf("RTO, SRTT and totals are known at a close alone: RTO %v, known %b: %s", e.RTO, e.Known, line(e))
 		}
 		closes := e.NewState == events.FinWait1 || e.NewState == events.LastAck || e.NewState == events.Close
-		if e.Has(events.HasUnacked) && !closes {
-			t.Errorf("not acknowledged for %v: %s", e.Unacked, line(e))
+		if known := e.Has(events.HasUnacked); (known || e.UnackedRetrans) && !closes || known && e.UnackedRetrans {
+			t.Errorf("not acknowledged for %v, or sent again: %v: %s", e.Unacked, e.UnackedRetrans, line(e))
 		}
 	}
 }

@@ -535,10 +535,11 @@ func TestAcceptQueue(t *testing.T) {
 }
 
 // TestAtClose closes connections with data that is not acknowledged: the event
-// has what TCP_INFO said just before, and an age between what the clock says.
+// has what TCP_INFO said just before, and an age between what the clock says,
+// or that the data was sent again.
 func TestAtClose(t *testing.T) {
 	const finWait2 = 5
-	for name, abort := range map[string]bool{"shutdown": false, "linger 0": true} {
+	for name, tt := range map[string]struct{ abort, again bool }{"shutdown": {}, "linger 0": {abort: true}, "sent again": {again: true}} {
 		for _, family := range families {
 			t.Run(name+"/"+family.String(), func(t *testing.T) {
 				t.Parallel()
@@ -569,17 +570,19 @@ func TestAtClose(t *testing.T) {
 							return err
 						},
 						func() (err error) {
-							client, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Last_data_sent >= 60 })
+							client, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool {
+								return tt.again && i.Retransmits > 0 || !tt.again && i.Last_data_sent >= 60
+							})
 							return err
 						})
-					if err == nil && abort {
+					if err == nil && tt.abort {
 						err = a.Client.SetLinger0()
 					}
 					if err != nil {
 						return err
 					}
 					closing = time.Now()
-					if abort {
+					if tt.abort {
 						err = a.Client.Close()
 					} else {
 						err = a.Client.Shutdown(unix.SHUT_WR)
@@ -588,7 +591,7 @@ func TestAtClose(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					if abort {
+					if tt.abort {
 						a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
 						a.Expect(1, lab.SendReset, lab.Client, "linger").Reason = "TCP_STATE"
 						a.Expect(int(client.Total_retrans), lab.Retransmit, lab.Client, "rto").Max++ // one more may come before the end
@@ -633,7 +636,10 @@ func TestAtClose(t *testing.T) {
 						checked++
 						sameInfo(t, e, client)
 						least, most := closing.Sub(sent)-time.Microsecond, closed.Sub(sending)
-						if !e.Has(events.HasUnacked) || e.Unacked < least || e.Unacked > most {
+						if tt.again && (e.Has(events.HasUnacked) || !e.UnackedRetrans) {
+							t.Errorf("not acknowledged for %v, the data was sent again: %s", e.Unacked, line(e))
+						}
+						if !tt.again && (!e.Has(events.HasUnacked) || e.Unacked < least || e.Unacked > most) {
 							t.Errorf("not acknowledged for %v, the clock says %v to %v: %s", e.Unacked, least, most, line(e))
 						}
 						if !e.Failed() {
@@ -642,12 +648,12 @@ func TestAtClose(t *testing.T) {
 					case e.OldState == events.CloseWait && e.NewState == events.LastAck:
 						checked++
 						sameInfo(t, e, server)
-						if e.Has(events.HasUnacked) || e.Failed() {
+						if e.Has(events.HasUnacked) || e.UnackedRetrans || e.Failed() {
 							t.Errorf("all was acknowledged: %v, %s", e.Unacked, line(e))
 						}
 					}
 				}
-				if want := map[bool]int{true: 1, false: 2}[abort]; checked != want {
+				if want := map[bool]int{true: 1, false: 2}[tt.abort]; checked != want {
 					t.Errorf("%d closes, want %d:\n%s", checked, want, dump(evs))
 				}
 			})

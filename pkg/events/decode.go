@@ -342,6 +342,8 @@ func (d *Decoder) trigger(h []byte, e *Event) {
 	}
 }
 
+const sentAgain = 1<<32 - 1
+
 // endsSending reports whether a socket could send data until this change.
 func endsSending(from, to State) bool {
 	return (from == Established || from == CloseWait) && (to == FinWait1 || to == LastAck || to == Close)
@@ -352,7 +354,11 @@ func (d *Decoder) state(b []byte, e *Event) {
 	e.OldState = State(b[112])
 	e.NewState = State(b[113])
 	e.Error = Errno(le.Uint16(b[114:]))
-	if us := le.Uint32(b[116:]); us != 0 {
+	switch us := le.Uint32(b[116:]); us {
+	case 0:
+	case sentAgain:
+		e.UnackedRetrans = true
+	default:
 		e.Unacked = time.Duration(us) * time.Microsecond
 		e.Known |= HasUnacked
 	}

@@ -275,6 +275,7 @@ func TestFailed(t *testing.T) {
 		{change(CloseWait, LastAck, 0, 300*ms, 0), true},
 		{change(Established, Close, 0, 300*ms, ms), true},
 		{change(Established, CloseWait, 0, 300*ms, ms), false},
+		{Event{Type: StateChange, OldState: Established, NewState: FinWait1, UnackedRetrans: true}, true},
 		{Event{Type: Retransmit, NewState: Close, Error: 1}, false},
 	} {
 		if got := tt.e.Failed(); got != tt.want {

@@ -110,6 +110,7 @@ type Event struct {
 	// DSACKDups.
 	OldState, NewState State
 	Unacked            time.Duration // age of the oldest unacknowledged byte, to FIN_WAIT1, LAST_ACK or CLOSE
+	UnackedRetrans     bool          // that byte was sent again, so that its age is not known
 
 	// Lost events.
 	Count uint64
@@ -140,8 +141,8 @@ func (e *Event) Has(f Fields) bool { return e.Known&f == f }
 
 // Failed reports whether e is a change of state that ended a connection without
 // success: to CLOSE with an error or from SYN_SENT, or by its process while a
-// byte had been without acknowledgment for twice the SRTT, or for 50 ms if that
-// is longer or the SRTT unknown.
+// byte that had been sent again was not acknowledged, or one had not been for
+// twice the SRTT, or for 50 ms if that is longer or the SRTT unknown.
 func (e *Event) Failed() bool {
 	if e.Type != StateChange {
 		return false
@@ -155,7 +156,7 @@ func (e *Event) Failed() bool {
 	default:
 		return false
 	}
-	return e.Has(HasUnacked) && e.Unacked >= max(2*e.SRTT, 50*time.Millisecond)
+	return e.UnackedRetrans || e.Has(HasUnacked) && e.Unacked >= max(2*e.SRTT, 50*time.Millisecond)
 }
 
 // Summary is what a finished stream says last. The JSON names are those in a

@@ -265,6 +265,9 @@ var columns = []Column{
 	{Name: "unacked_ms", Title: "UNACKED", Type: Float, on: onState,
 		Doc:   "age of the oldest byte not acknowledged when the connection was closed: at the change to FIN_WAIT1, LAST_ACK or CLOSE (ms); absent if it was sent again, or the kernel had dropped it by then, as at a reset or a time-out",
 		value: func(e *events.Event) Value { return durationValue(e.Unacked, e.Has(events.HasUnacked)) }},
+	{Name: "unacked_retrans", Title: "UNACKED-AGAIN", Type: Bool, on: onState,
+		Doc:   "true if that byte had been sent again; otherwise absent",
+		value: func(e *events.Event) Value { return boolValue(e.UnackedRetrans, e.UnackedRetrans) }},
 
 	{Name: "count", Title: "COUNT", Type: Int, on: onLost,
 		Doc:   "how many events were lost at this place",

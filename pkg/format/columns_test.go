@@ -19,7 +19,7 @@ import (
 const contract = "time event family laddr lport raddr rport state conn cookie netns netns_name inode uid user cgroup " +
 	"unit container pod pid comm sharers orphan kind phase flags seq end_seq len segs attempt backoff rto_ms next_rto_ms srtt_ms rttvar_ms cwnd " +
 	"ssthresh ca_state total_retrans data_segs_out dsack_dups gap gives_up_in_ms user_timeout_ms accept_queue accept_queue_max error direction reason why trigger_flags " +
-	"trigger_seq trigger_ack trigger_timestamps trigger_ttl old_state new_state unacked_ms count of"
+	"trigger_seq trigger_ack trigger_timestamps trigger_ttl old_state new_state unacked_ms unacked_retrans count of"
 
 func TestColumns(t *testing.T) {
 	var names []string

@@ -76,7 +76,7 @@ func aChange() *events.Event {
 	return owned(events.Event{
 		Type: events.StateChange, State: events.Close,
 		Known:    events.HasUnacked | events.HasSRTT | events.HasRTO | events.HasTotals,
-		OldState: events.SynSent, NewState: events.Close, Error: 110, Unacked: 131 * time.Second,
+		OldState: events.SynSent, NewState: events.Close, Error: 110, Unacked: 131 * time.Second, UnackedRetrans: true,
 		SRTT: 47 * time.Microsecond, RTTVar: 204 * time.Millisecond, RTO: 816 * time.Millisecond,
 		TotalRetrans: 1, DataSegsOut: 8, DSACKDups: 0,
 	})

@@ -29,7 +29,7 @@ func TestJSON(t *testing.T) {
 		`"trigger_flags":"ACK","trigger_seq":0,"trigger_ack":4000000000,"trigger_timestamps":true,"trigger_ttl":64}` + "\n" +
 		time + `"event":"state",` + strings.Replace(socket, "STATE", "CLOSE", 1) +
 		`"rto_ms":816,"srtt_ms":0.047,"rttvar_ms":204,"total_retrans":1,"data_segs_out":8,"dsack_dups":0,` +
-		`"error":"ETIMEDOUT","old_state":"SYN_SENT","new_state":"CLOSE","unacked_ms":131000}` + "\n" +
+		`"error":"ETIMEDOUT","old_state":"SYN_SENT","new_state":"CLOSE","unacked_ms":131000,"unacked_retrans":true}` + "\n" +
 		time + `"event":"lost","count":12,"of":"reset"}` + "\n"
 	got := lines(t, Options{Format: JSON}, append(all(), aLoss())...)
 	if diff := cmp.Diff(strings.SplitAfter(want, "\n"), strings.SplitAfter(got, "\n")); diff != "" {

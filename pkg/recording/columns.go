@@ -205,6 +205,7 @@ var eventColumns = columnsOf[events.Event]([]column{
 	{id: 45, name: "user_timeout", field: "UserTimeout", by: perConn, on: onRetransmit},
 	{id: 46, name: "accept_queue", field: "AcceptQueue", by: delta, on: onRetransmit, known: events.HasAcceptQueue},
 	{id: 47, name: "accept_queue_max", field: "AcceptQueueMax", by: delta, on: onRetransmit, known: events.HasAcceptQueue},
+	{id: 48, name: "unacked_retrans", field: "UnackedRetrans", on: onState},
 })
 
 // timeColumn is the column whose first difference is to the block's clock.
