@@ -301,6 +301,30 @@ func TestTimeWaitReuse(t *testing.T) {
 	}
 }
 
+// TestReordered has segments overtaken by others: what is sent again is known
+// for needless, by the count of duplicates that the other end reported.
+func TestReordered(t *testing.T) {
+	const bursts = 3
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			tunnel := labtest.NewTunnel(t)
+			evs := play(t, tunnel.Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return tunnel.Reordered(ctx, p, bursts)
+			})
+			n := uint32(0)
+			for _, e := range evs {
+				if e.Type == events.Retransmit {
+					if e.DSACKDups != n {
+						t.Errorf("%d duplicates, want %d: %s", e.DSACKDups, n, line(&e))
+					}
+					n++
+				}
+			}
+		})
+	}
+}
+
 // TestSameTuple has the same addresses and ports in two namespaces at once.
 func TestSameTuple(t *testing.T) {
 	a, b := labtest.Namespace(t), labtest.Namespace(t)
