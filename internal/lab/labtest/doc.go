@@ -11,7 +11,8 @@
 //   - BlindSpot counts the events that a BPF program may not have been shown.
 //   - Capture sees what was on the wire; SS asks ss(8) what the kernel keeps about a socket.
 //   - Pair joins two namespaces by a cable, or by two with a router that takes smaller packets.
-//   - Tunnel joins two namespaces by a wire that the test carries segment by segment.
+//   - Tunnel joins two namespaces by a wire that the test carries segment by segment; Balancer puts a load balancer on
+//     that wire.
 //
 // Main, called from TestMain, fails a test binary that leaves something behind. Package labtest/nft adds a firewall.
 package labtest
