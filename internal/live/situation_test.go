@@ -301,6 +301,36 @@ func TestTimeWaitReuse(t *testing.T) {
 	}
 }
 
+// TestPortReuse has a load balancer without timestamps use its port again, and
+// what cures that.
+func TestPortReuse(t *testing.T) {
+	for name, tt := range map[string]struct {
+		options  labtest.BalancerOptions
+		want     labtest.Reuse
+		settings []string
+	}{
+		"recovered":  {labtest.BalancerOptions{}, labtest.Recovered, nil},
+		"stuck":      {labtest.BalancerOptions{}, labtest.Stuck, nil},
+		"more ports": {labtest.BalancerOptions{Ports: 2}, labtest.Harmless, nil},
+		"timestamps": {labtest.BalancerOptions{KeepTimestamps: true}, labtest.Harmless, []string{"net.ipv4.tcp_timestamps", "2"}},
+	} {
+		for _, family := range families {
+			t.Run(name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				b := labtest.NewBalancer(t, tt.options)
+				evs := play(t, b.Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+					return b.PortReuse(ctx, p, tt.want, tt.settings...)
+				})
+				for _, e := range only(evs, events.KindBadAck) {
+					if e.State != events.SynSent || e.TriggerFlags != events.ACK || e.TriggerTimestamps {
+						t.Errorf("%s, in answer to %v, timestamps %v", line(&e), e.TriggerFlags, e.TriggerTimestamps)
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestReordered has segments overtaken by others: what is sent again is known
 // for needless, by the count of duplicates that the other end reported.
 func TestReordered(t *testing.T) {
