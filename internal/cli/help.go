@@ -12,6 +12,7 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/explain"
 )
 
 // kind describes a kind of events of one type.
@@ -166,7 +167,15 @@ func valuesOf(cmd *cobra.Command, brief bool) []values {
 			list = append(list, v)
 		}
 	}
-	return append(list, values{title: "States", names: names(filter.States())})
+	list = append(list, values{title: "States", names: names(filter.States())})
+	if streams[i].explains {
+		v := values{title: "Findings", names: explain.Findings()}
+		for _, id := range v.names {
+			v.docs = append(v.docs, explain.Title(id))
+		}
+		list = append(list, v)
+	}
+	return list
 }
 
 func (v values) lines() string {
@@ -174,8 +183,12 @@ func (v values) lines() string {
 		return wrap(strings.Join(v.names, " "), width-2)
 	}
 	var lines []string
+	column := 17
+	for _, n := range v.names {
+		column = max(column, len(n))
+	}
 	for i, n := range v.names {
-		lines = append(lines, fmt.Sprintf("%-17s %s", n, v.docs[i]))
+		lines = append(lines, fmt.Sprintf("%-*s %s", column, n, v.docs[i]))
 	}
 	return strings.Join(lines, "\n")
 }

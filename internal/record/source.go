@@ -421,6 +421,15 @@ func (s *Source) warn(name, text string) {
 	}
 }
 
+// Begin is when the recordings begin, or o.Since if that is later; zero if it is
+// not known.
+func (s *Source) Begin() time.Time {
+	if s.info.Start <= 0 || time.Unix(0, s.info.Start).Before(s.o.Since) {
+		return s.o.Since
+	}
+	return time.Unix(0, s.info.Start)
+}
+
 // End is until when the recordings that were read to their end tell what
 // happened, and of the others the time of the last event; zero if that is not
 // known. It is right after the end.

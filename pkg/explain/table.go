@@ -132,7 +132,7 @@ func (t *table) paragraph(prefix, text string) {
 	}
 	line, at := prefix, len(prefix)
 	fresh := true // nothing but the prefix is in the line
-	for word := range strings.FieldsSeq(text) {
+	for _, word := range words(text) {
 		n := visible(word)
 		if !fresh && at+1+n > t.width {
 			t.line(line)
@@ -147,6 +147,22 @@ func (t *table) paragraph(prefix, text string) {
 		fresh = false
 	}
 	t.line(line)
+}
+
+// words are what a line breaks between: not between a number and its unit.
+func words(text string) []string {
+	var list []string
+	for word := range strings.FieldsSeq(text) {
+		if n := len(list) - 1; n >= 0 && '0' <= list[n][len(list[n])-1] && list[n][len(list[n])-1] <= '9' {
+			switch strings.TrimRight(word, ",;:.)") {
+			case "ns", "us", "ms", "s", "min", "h", "d":
+				list[n] += " " + word
+				continue
+			}
+		}
+		list = append(list, word)
+	}
+	return list
 }
 
 // sgr is a colour of ours: nothing that is escaped has one.

@@ -151,7 +151,11 @@ func add(list []field, label string, texts ...string) []field {
 
 // about says how many connections a finding has, and how they fared.
 func (f *Finding) about(c *clock, paint func(string) string) string {
-	text := plural(f.Count, "connection") + ": " + paint(outcomes(f.Outcomes, f.Count)) + "; " + string(f.Certainty)
+	text := plural(f.Count, "connection")
+	if conn := f.conn(); f.Count == 1 && conn != 0 {
+		text = fmt.Sprintf("connection %x", conn)
+	}
+	text += ": " + paint(outcomes(f.Outcomes, f.Count)) + "; " + string(f.Certainty)
 	first, last := c.second(f.First), c.second(f.Last)
 	text += "; " + first
 	if last != first {
@@ -202,13 +206,22 @@ func more(list []string, n int) []string {
 
 // example is the cause of one of the connections.
 func (f *Finding) example() []field {
-	switch {
-	case f.Count == 1:
+	if f.Count == 1 {
 		return add(nil, "cause", f.Cause)
-	case len(f.Evidence) > 0 && f.Evidence[0].Conn != 0:
-		return add(nil, "example", fmt.Sprintf("connection %x: %s", f.Evidence[0].Conn, f.Cause))
+	}
+	if conn := f.conn(); conn != 0 {
+		return add(nil, "example", fmt.Sprintf("connection %x: %s", conn, f.Cause))
 	}
 	return add(nil, "example", f.Cause)
+}
+
+// conn is the connection that the cause and the evidence are of; 0 if it is
+// unknown.
+func (f *Finding) conn() uint64 {
+	if len(f.Evidence) == 0 {
+		return 0
+	}
+	return f.Evidence[0].Conn
 }
 
 // rest is what comes behind the evidence.
@@ -252,7 +265,7 @@ func (o *Owner) text(netns bool) string {
 	default:
 		parts = append(parts, "unknown process")
 	}
-	if where := o.where(); where != "" {
+	if where := o.where(); where != "" && where != "/" {
 		parts[0] += " in " + where
 	}
 	switch {
