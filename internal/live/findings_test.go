@@ -32,7 +32,7 @@ var found = map[string]string{
 	"shrunk-window":       "",
 	"zero-window":         "",
 	"fastopen-refused":    "",
-	"orphan-fin":          "orphan-fin pending certain 1",
+	"orphan-fin":          "orphan-fin failed certain 1",
 	"user-timeout":        "user-timeout failed certain 1",
 	"keepalive":           "keepalive-timeout failed certain 1",
 	"disconnect":          "aborted failed certain 1",

@@ -54,11 +54,12 @@ const (
 type Engine struct {
 	o Options
 
-	open   map[key]*story // not over, and those that were until a moment ago
-	quiet  queue          // of those that were without trouble, for forgetting the oldest
-	calm   int            // how many of these still are, and have not closed
-	recent queue          // of those that closed without trouble
-	ended  queue          // of those with trouble that are over, by the time they ended
+	open   map[uint64]*story // not over, and those that were until a moment ago, by conn
+	stray  map[stray]*story  // those without a conn
+	quiet  queue             // of those that were without trouble, for forgetting the oldest
+	calm   int               // how many of these still are, and have not closed
+	recent queue             // of those that closed without trouble
+	ended  queue             // of those with trouble that are over, by the time they ended
 	ends   map[tuple]*story
 	world  world
 	found  findings
@@ -68,7 +69,6 @@ type Engine struct {
 	started, now stamp
 	events, lost uint64
 	changes      bool // ordinary state changes are among the events
-	failures     bool // and those that failed
 }
 
 // stamp is a moment, by both clocks.
@@ -77,9 +77,8 @@ type stamp struct {
 	time int64  // wall clock, ns since the Unix epoch
 }
 
-// key tells connections apart: by conn, or if that is unknown by addresses.
-type key struct {
-	conn uint64
+// stray tells those apart that have no conn: resets without a socket.
+type stray struct {
 	tuple
 	netns uint32
 }
@@ -98,7 +97,7 @@ type known struct {
 // New returns an engine that has seen nothing.
 func New(o Options) *Engine {
 	return &Engine{
-		o: o, open: map[key]*story{}, ends: map[tuple]*story{}, settings: map[uint32]*known{},
+		o: o, open: map[uint64]*story{}, stray: map[stray]*story{}, ends: map[tuple]*story{}, settings: map[uint32]*known{},
 		world: newWorld(), found: newFindings(),
 	}
 }
@@ -116,33 +115,19 @@ func (g *Engine) Add(e *events.Event) {
 	}
 	g.retire(e.Boot)
 	if e.Type == events.StateChange {
-		if !e.Failed() {
-			g.changes = true
-		} else {
-			g.failures = true
-		}
+		g.changes = g.changes || !e.Failed()
 		if e.OldState == events.Listen && e.NewState == events.Close || e.NewState == events.Listen {
 			return // a listener is no connection
 		}
 	}
 
-	k := key{conn: e.Conn}
-	if e.Conn == 0 {
-		k.tuple = tuple{netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort)}
-		k.netns = e.NetNS
-	}
-	s := g.open[k]
+	s := g.story(e)
 	if s == nil {
 		if e.Type == events.StateChange && e.NewState == events.Close && !e.Failed() {
 			g.world.closed(e, nil)
 			return // the end of one that was never in trouble
 		}
-		s = &story{key: k, began: g.now, conn: e.Conn, netns: e.NetNS}
-		g.open[k] = s
-		s.calm = true
-		g.calm++
-		g.quiet.push(s, 0)
-		g.forget()
+		s = g.begin(e)
 	}
 	g.world.see(e, s)
 	s.see(e, g.o.Only != nil)
@@ -161,12 +146,38 @@ func (g *Engine) Add(e *events.Event) {
 		g.recent.push(s, 0)
 		g.forget()
 	}
-	if s.troubled && (s.reset.sent || s.reset.received || s.synack.events > 0 || s.syn.events > 0 || s.rto.events > 0) {
+	if !s.known && (s.reset.sent || s.reset.received || s.synack.events > 0 || s.syn.events > 0 || s.rto.events > 0) {
+		s.known = true
 		if before := g.ends[s.tuple()]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
 			s.prior = true
 		}
 		g.ends[s.tuple()] = s
 	}
+}
+
+func strayOf(e *events.Event) stray {
+	return stray{tuple{netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort)}, e.NetNS}
+}
+
+// story is that of e's connection; nil if there is none yet.
+func (g *Engine) story(e *events.Event) *story {
+	if e.Conn != 0 {
+		return g.open[e.Conn]
+	}
+	return g.stray[strayOf(e)]
+}
+
+func (g *Engine) begin(e *events.Event) *story {
+	s := &story{conn: e.Conn, began: g.now, netns: e.NetNS, calm: true}
+	if e.Conn != 0 {
+		g.open[e.Conn] = s
+	} else {
+		g.stray[strayOf(e)] = s
+	}
+	g.calm++
+	g.quiet.push(s, 0)
+	g.forget()
+	return s
 }
 
 // forget drops the oldest connections without trouble.
@@ -189,8 +200,10 @@ func (g *Engine) forget() {
 
 // drop forgets a connection.
 func (g *Engine) drop(s *story) {
-	if g.open[s.key] == s {
-		delete(g.open, s.key)
+	if k := (stray{s.tuple(), s.netns}); s.conn == 0 && g.stray[k] == s {
+		delete(g.stray, k)
+	} else if g.open[s.conn] == s {
+		delete(g.open, s.conn)
 	}
 	s.gone = true
 }

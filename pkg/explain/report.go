@@ -317,7 +317,8 @@ func (g *Engine) Report(end time.Time) *Report {
 		s, _ := g.ended.pop()
 		g.decide(s)
 	}
-	rest := slices.SortedFunc(maps.Values(g.open), func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
+	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
+	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
 	for _, s := range rest {
 		g.decide(s)
 	}

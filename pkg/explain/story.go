@@ -12,7 +12,6 @@ import (
 // story is what is known of a connection: the facts that rules ask for, and the
 // timeline that shows them.
 type story struct {
-	key    key
 	conn   uint64
 	netns  uint32
 	family uint8
@@ -23,10 +22,13 @@ type story struct {
 	began, last stamp
 	settings    *events.Settings
 	line        timeline
+	before      [6]change // the first changes, while there is no trouble
+	changes     int
 
 	calm     bool // no trouble, and not closed
 	troubled bool // more happened than a connection's life
 	ending   bool // it is over, and waits to be decided
+	known    bool // it is among the ends
 	gone     bool // it is decided, or was forgotten
 	prior    bool // another in trouble had the same ends before
 
@@ -156,7 +158,17 @@ func (s *story) see(e *events.Event, whole bool) {
 	case events.StateChange:
 		s.change(e, at)
 	}
-	s.line.add(e, whole)
+	switch {
+	case s.troubled || whole:
+		if s.changes > 0 {
+			s.line.begin(s.before[:s.changes])
+			s.changes = 0
+		}
+		s.line.add(e, whole)
+	case s.changes < len(s.before): // a life without trouble has no more
+		s.before[s.changes] = change{at, e.OldState, e.NewState}
+		s.changes++
+	}
 }
 
 // identify takes the addresses and the owner, as they become known.

@@ -52,6 +52,19 @@ type moment struct {
 	reason    string
 }
 
+// change is an ordinary change of state, as long as there is no trouble.
+type change struct {
+	stamp
+	old, new events.State
+}
+
+// begin has the changes before the trouble.
+func (t *timeline) begin(list []change) {
+	for _, c := range list {
+		t.list = append(t.list, moment{stamp: c.stamp, end: c.boot, typ: events.StateChange, old: c.old, state: c.new, count: 1})
+	}
+}
+
 // add appends an event. In a whole timeline each has a moment of its own.
 func (t *timeline) add(e *events.Event, whole bool) {
 	m := moment{
