@@ -171,7 +171,9 @@ func valuesOf(cmd *cobra.Command, brief bool) []values {
 	if streams[i].explains {
 		v := values{title: "Findings", names: explain.Findings()}
 		for _, id := range v.names {
-			v.docs = append(v.docs, explain.Title(id))
+			if !brief {
+				v.docs = append(v.docs, explain.Title(id))
+			}
 		}
 		list = append(list, v)
 	}
@@ -183,12 +185,8 @@ func (v values) lines() string {
 		return wrap(strings.Join(v.names, " "), width-2)
 	}
 	var lines []string
-	column := 17
-	for _, n := range v.names {
-		column = max(column, len(n))
-	}
 	for i, n := range v.names {
-		lines = append(lines, fmt.Sprintf("%-*s %s", column, n, v.docs[i]))
+		lines = append(lines, fmt.Sprintf("%-17s %s", n, v.docs[i]))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -108,6 +108,14 @@ func (m *markdown) connection(c *Connection) {
 func (m *markdown) fields(list []field) {
 	for _, f := range list {
 		label := strings.ToUpper(f.label[:1]) + f.label[1:]
+		if f.code {
+			var texts []string
+			for _, text := range f.texts {
+				texts = append(texts, code(format.Escape(text)))
+			}
+			m.line("- **" + label + ":** " + strings.Join(texts, ", "))
+			continue
+		}
 		if len(f.texts) == 1 {
 			m.line("- **" + label + ":** " + prose(format.Escape(f.texts[0])))
 			continue
@@ -122,6 +130,7 @@ func (m *markdown) fields(list []field) {
 // block shows lines as they are.
 func (m *markdown) block(lines []string) {
 	if len(lines) == 0 {
+		m.line("")
 		return
 	}
 	fence := strings.Repeat("`", max(3, ticks(strings.Join(lines, "\n"))+1))

@@ -64,7 +64,7 @@ func (t *table) report() {
 		t.paragraph("note: ", format.Escape(note))
 	}
 	if v.More != "" && !v.Whole && len(r.Connections) > 0 {
-		t.paragraph("", "all that happened to one connection: "+v.More)
+		t.line("all that happened to one connection: " + v.More)
 	}
 }
 
@@ -108,10 +108,13 @@ func (t *table) connection(c *Connection) {
 
 func (t *table) fields(list []field) {
 	for _, f := range list {
-		label := f.label
-		for _, text := range f.texts {
+		label, texts := f.label, f.texts
+		if f.code {
+			texts = []string{strings.Join(texts, ", ")}
+		}
+		for _, text := range texts {
 			bullet := ""
-			if len(f.texts) > 1 {
+			if len(texts) > 1 {
 				bullet = "- "
 			}
 			t.paragraph(margin+pad(label, labelWidth)+bullet, format.Escape(text))

@@ -45,6 +45,18 @@ func sameDay(a, b time.Time) bool { return a.Format(time.DateOnly) == b.Format(t
 
 func (c *clock) second(t time.Time) string { return t.In(c.zone).Format(c.date + "15:04:05") }
 
+// between writes from when until when.
+func (c *clock) between(first, last time.Time) string {
+	from, to := c.second(first), c.second(last)
+	if sameDay(first.In(c.zone), last.In(c.zone)) {
+		to = strings.TrimPrefix(to, last.In(c.zone).Format(c.date))
+	}
+	if strings.HasSuffix(from, to) {
+		return from
+	}
+	return from + " to " + to
+}
+
 func (c *clock) milli(t time.Time) string { return t.In(c.zone).Format(c.date + "15:04:05.000") }
 
 // headline sums up the report in a line.
@@ -139,6 +151,7 @@ func span(d time.Duration) string {
 type field struct {
 	label string
 	texts []string
+	code  bool // the texts are for a shell, and make one paragraph
 }
 
 // add appends a field, unless it has nothing to say.
@@ -146,7 +159,7 @@ func add(list []field, label string, texts ...string) []field {
 	if len(texts) == 0 || texts[0] == "" {
 		return list
 	}
-	return append(list, field{label, texts})
+	return append(list, field{label: label, texts: texts})
 }
 
 // about says how many connections a finding has, and how they fared.
@@ -156,12 +169,7 @@ func (f *Finding) about(c *clock, paint func(string) string) string {
 		text = fmt.Sprintf("connection %x", conn)
 	}
 	text += ": " + paint(outcomes(f.Outcomes, f.Count)) + "; " + string(f.Certainty)
-	first, last := c.second(f.First), c.second(f.Last)
-	text += "; " + first
-	if last != first {
-		text += " to " + last
-	}
-	return text
+	return text + "; " + c.between(f.First, f.Last)
 }
 
 // who is of a finding's fields those about its ends.
@@ -234,7 +242,10 @@ func (f *Finding) rest() []field {
 		}
 		settings = append(settings, s.Name+"="+value)
 	}
-	list := add(nil, "settings", strings.Join(settings, ", "))
+	var list []field
+	if settings != nil {
+		list = append(list, field{label: "settings", texts: settings, code: true})
+	}
 	list = add(list, "missing", f.Missing...)
 	return add(list, "next", f.Advice...)
 }
