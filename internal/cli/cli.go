@@ -14,6 +14,7 @@ import (
 	"io"
 	"regexp"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -146,8 +147,29 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 		a.say("%v\nsee %s --help", err, cmd.CommandPath())
 		return exitUsage
 	}
-	a.say("%v", err)
+	a.say("%s", errorText(err))
 	return exitFailed
+}
+
+// errorText is err in one line. It may hold names of files, and others choose
+// some of these.
+func errorText(err error) string {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") {
+		var parts []string
+		for _, err := range joined.Unwrap() {
+			parts = append(parts, errorText(err))
+		}
+		return strings.Join(parts, "; ")
+	}
+	var b strings.Builder
+	for _, r := range err.Error() {
+		if strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // errClosed says that nobody reads stdout any more.

@@ -33,17 +33,22 @@ func (a *app) openRecorder(f *streamFlags) (*record.Recorder, error) {
 	if f.write == "-" && a.env.IsTerminal(a.env.Stdout) {
 		return nil, errors.New("standard output is a terminal, which can't show a recording: give a FILE, or pipe it somewhere")
 	}
-	if there, err := os.Stat(f.write); err == nil {
+	// A file, or one that is among those of a folder.
+	for _, name := range []string{f.write, record.FolderOf(f.write)} {
+		there, err := os.Stat(name)
+		if name == "" || err != nil {
+			continue
+		}
 		for _, path := range f.read {
 			if fi, err := os.Stat(path); err == nil && os.SameFile(fi, there) {
-				return nil, usagef("%s is read: give -w another name", f.write)
+				return nil, usagef("%s is read: give -w another name", printable(f.write))
 			}
 		}
 	}
 	return record.Open(f.write, record.Options{
 		Stdout: a.out, Force: f.force, Flush: f.flush, File: f.printed,
 		Folder: f.maxSize > 0 || f.maxAge > 0, MaxSize: f.maxSize, MaxAge: f.maxAge,
-		Warn: func(text string) { a.say("warning: %s", text) },
+		Warn: func(text string) { a.say("warning: %s", printable(text)) },
 	})
 }
 

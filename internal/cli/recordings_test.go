@@ -219,6 +219,7 @@ func TestWrongFile(t *testing.T) {
 		{[]string{"retrans", "-w", text}, text + " exists: give another name, or --force to replace it\n"},
 		{[]string{"retrans", "-w", dir}, dir + " is a folder: give a file\n"},
 		{[]string{"record", text, "--max-size", "1G"}, text + " is not a folder, which --max-size and --max-age are for\n"},
+		{[]string{"replay", filepath.Join(dir, "a\x1b[31m\nb")}, `a\x1b[31m\nb: no such file or directory` + "\n"},
 		{[]string{"record", "/dev/null"}, "/dev/null is not a regular file: give another name, or - for standard output\n"},
 	} {
 		var r run
@@ -238,6 +239,21 @@ func TestWrongFile(t *testing.T) {
 	r.run("record", file)
 	r = run{}
 	if code := r.run("replay", file, "-f", "-w", file); code != 2 || !strings.Contains(r.err.String(), "is read: give -w another name") {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+	// Nor is one of a folder.
+	r = run{src: mixedSource()}
+	r.run("record", dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*Z.tcptrace"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	r = run{}
+	if code := r.run("replay", dir, "-f", "-w", files[0]); code != 2 || !strings.Contains(r.err.String(), "is read: give -w another name") {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+	r = run{}
+	if code := r.run("replay", dir, "-w", filepath.Join(dir, "copy.tcptrace")); code != 0 {
 		t.Errorf("exit code %d: %s", code, &r.err)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -91,9 +90,9 @@ func written(f *os.File) bool {
 	return busy(err)
 }
 
-// syncName has the name of a new file on disk.
-func syncName(p *piece) error {
-	dir, err := os.Open(filepath.Dir(p.file.Name()))
+// syncDir has the names of a directory on disk.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // who may not read it can't
 	}

@@ -28,6 +28,15 @@ func nameTime(name string) (time.Time, bool) {
 	return t, err == nil && t.Format(nameLayout) == name
 }
 
+// FolderOf is the folder that path would be a recording of, by its name; "" for
+// none.
+func FolderOf(path string) string {
+	if _, ours := nameTime(filepath.Base(path)); !ours {
+		return ""
+	}
+	return filepath.Dir(path)
+}
+
 // folder is a directory of recordings.
 type folder struct {
 	root     *os.Root
@@ -54,10 +63,17 @@ const (
 	minPieceAge  = time.Minute
 )
 
+// clockSlack is how much clocks are set right now and then.
+const clockSlack = time.Minute
+
 func openFolder(path string, o *Options) (*folder, error) {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.Mkdir(path, 0o700); err != nil {
+			return nil, err
+		}
+		// Else a power cut takes it, with all that is in it.
+		if err := o.syncDir(filepath.Dir(filepath.Clean(path))); err != nil {
 			return nil, err
 		}
 		fi, err = os.Lstat(path)
@@ -186,8 +202,18 @@ func (d *folder) makeRoom(more int64) {
 	for _, f := range files {
 		total += f.size
 	}
+	// What was written later than now is from before the clock was set back. Its
+	// name says that it is the newest: it would stay, and what is recorded go.
+	now := d.now()
+	ahead := func(f entry) int {
+		if f.mod.After(now.Add(clockSlack)) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(files, func(a, b entry) int { return ahead(a) - ahead(b) })
 	for _, f := range files {
-		old := d.maxAge > 0 && d.now().Sub(f.mod) > d.maxAge
+		old := d.maxAge > 0 && now.Sub(f.mod) > d.maxAge
 		// An empty file may be one that another recorder has not locked yet.
 		if !old && (total <= d.maxSize || f.size == 0) {
 			continue

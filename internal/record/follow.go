@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -23,20 +25,37 @@ const (
 
 // follower reads recordings that may have no end yet, and streams, which may be
 // silent for long. Each has a goroutine, which waits where its input ends for now. The next is begun when the one before
-// has come there, so that what is old comes in order.
+// has come there, so that what is old comes in order. A file of a folder gives its first byte when the others have come
+// to where they end after that: a recorder begins a file only when the one before is whole, so what is new comes in order,
+// too.
 type follower struct {
 	s       *Source
 	feed    chan *portion
-	settled chan *input // has come to where it ends for now
+	settled chan settled
+	entered chan *growing // has its first bytes
 	done    chan struct{}
+	round   atomic.Pointer[round]
 	running map[*input]*tail
-	young   *input // has not come there yet
+	behind  map[*growing]map[*input]bool // that entered, and those that have to settle first
+	young   *input                       // has not come there yet
 	ticker  *time.Ticker
 	waits   sync.WaitGroup // goroutines that end when done is closed
 	rest    []events.Event // of part
 	part    *portion
 
 	settings map[uint32]*events.Settings // at the last event, by namespace
+}
+
+// round is a look of all files for where they end.
+type round struct {
+	number uint64
+	over   chan struct{} // closed when there is a new one
+}
+
+// settled says that an input has come to where it ends for now, in a round.
+type settled struct {
+	in    *input
+	round uint64
 }
 
 // tail is an input that is followed.
@@ -56,10 +75,13 @@ type portion struct {
 }
 
 func newFollower(s *Source) *follower {
-	return &follower{
-		s: s, feed: make(chan *portion), settled: make(chan *input), done: make(chan struct{}), running: map[*input]*tail{},
+	f := &follower{
+		s: s, feed: make(chan *portion), settled: make(chan settled), entered: make(chan *growing), done: make(chan struct{}), running: map[*input]*tail{},
+		behind: map[*growing]map[*input]bool{},
 		ticker: time.NewTicker(pollTime), settings: map[uint32]*events.Settings{},
 	}
+	f.round.Store(&round{over: make(chan struct{})})
+	return f
 }
 
 // read is [Source.Read].
@@ -87,16 +109,14 @@ func (f *follower) read(ctx context.Context, batch []events.Event) ([]events.Eve
 				continue
 			}
 			delete(f.running, p.in)
-			if f.young == p.in {
-				f.young = nil
-			}
+			f.pass(settled{p.in, f.round.Load().number})
 			if err := f.ended(p); err != nil {
 				return batch, err
 			}
-		case in := <-f.settled:
-			if f.young == in {
-				f.young = nil
-			}
+		case at := <-f.settled:
+			f.pass(at)
+		case g := <-f.entered:
+			f.enter(g)
 		case <-f.ticker.C:
 			if err := f.look(); err != nil {
 				return batch, err
@@ -130,6 +150,44 @@ func (f *follower) begin() {
 	}
 }
 
+// enter has a file wait for the others, but for those that wait themselves.
+func (f *follower) enter(g *growing) {
+	others := map[*input]bool{}
+	for in := range f.running {
+		others[in] = in != g.in && !in.stream
+	}
+	for other := range f.behind {
+		others[other.in] = false
+	}
+	maps.DeleteFunc(others, func(_ *input, wait bool) bool { return !wait })
+	last := f.round.Load()
+	g.round = last.number + 1
+	f.round.Store(&round{g.round, make(chan struct{})})
+	close(last.over)
+	f.behind[g] = others
+	f.release(g)
+}
+
+// pass takes note of an input that has settled or ended.
+func (f *follower) pass(at settled) {
+	if f.young == at.in {
+		f.young = nil
+	}
+	for g, others := range f.behind {
+		if at.round >= g.round {
+			delete(others, at.in)
+			f.release(g)
+		}
+	}
+}
+
+func (f *follower) release(g *growing) {
+	if len(f.behind[g]) == 0 {
+		delete(f.behind, g)
+		close(g.turn)
+	}
+}
+
 // ended takes the end of an input.
 func (f *follower) ended(p *portion) error {
 	switch {
@@ -138,7 +196,9 @@ func (f *follower) ended(p *portion) error {
 		return nil
 	case errors.Is(p.err, os.ErrNotExist) && p.in.inside:
 		return nil
-	case p.in.inside:
+	}
+	p.in.end()
+	if p.in.inside {
 		f.s.damage(p.in.name, p.err.Error())
 		return nil
 	}
@@ -237,7 +297,7 @@ func (f *follower) open(in *input) error {
 	if !f.s.o.Follow {
 		return f.s.header(in, file)
 	}
-	return f.s.header(in, &growing{f: f, in: in, file: file})
+	return f.s.header(in, &growing{f: f, in: in, file: file, turn: make(chan struct{})})
 }
 
 // stop ends what runs, and takes account of it.
@@ -264,7 +324,11 @@ type growing struct {
 	f       *follower
 	in      *input
 	file    *os.File
+	entered bool
 	settled bool
+	at      uint64        // the last round in which it settled
+	round   uint64        // in which the others have to, before its turn; the follower's
+	turn    chan struct{} // closed when it is
 }
 
 func (g *growing) Read(b []byte) (int, error) {
@@ -272,25 +336,48 @@ func (g *growing) Read(b []byte) (int, error) {
 		// A file of a folder is over when its recorder is gone, which locks it
 		// before it writes; any other one when the user says so.
 		over := false
+		round := g.f.round.Load()
 		if g.in.inside {
 			fi, err := g.file.Stat()
 			over = err == nil && fi.Size() > 0 && !written(g.file)
 		}
 		n, err := g.file.Read(b)
+		if n > 0 && g.in.inside && !g.entered {
+			g.entered = true
+			if !g.enter() {
+				return 0, io.EOF
+			}
+		}
 		if n > 0 || !errors.Is(err, io.EOF) || over {
 			return n, err
 		}
-		if !g.settled {
-			g.settled = true
+		if !g.settled || g.at != round.number {
+			g.settled, g.at = true, round.number
 			select {
-			case g.f.settled <- g.in:
+			case g.f.settled <- settled{g.in, round.number}:
 			case <-g.f.done:
 			}
 		}
 		select {
 		case <-g.f.done:
 			return 0, io.EOF
+		case <-round.over:
 		case <-time.After(pollTime):
 		}
+	}
+}
+
+// enter waits for the file's turn; false if it comes no more.
+func (g *growing) enter() bool {
+	select {
+	case g.f.entered <- g:
+	case <-g.f.done:
+		return false
+	}
+	select {
+	case <-g.turn:
+		return true
+	case <-g.f.done:
+		return false
 	}
 }

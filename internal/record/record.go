@@ -5,11 +5,13 @@
 package record
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -32,9 +34,10 @@ type Options struct {
 	Warn func(string) // told what does not end the recording, by any goroutine; may be nil
 
 	// Tests'.
-	now   func() time.Time
-	sync  func(*os.File) error
-	queue int // bytes that wait for a slow disk before Append does
+	now     func() time.Time
+	sync    func(*os.File) error
+	syncDir func(path string) error
+	queue   int // bytes that wait for a slow disk before Append does
 }
 
 // The defaults of [Options].
@@ -158,6 +161,9 @@ func Open(path string, o Options) (*Recorder, error) {
 	if o.sync == nil {
 		o.sync = datasync
 	}
+	if o.syncDir == nil {
+		o.syncDir = syncDir
+	}
 	r := &Recorder{o: o, path: path, done: make(chan struct{})}
 	r.changed.L = &r.mu
 	if path == "-" && !o.Folder {
@@ -242,10 +248,19 @@ func (r *Recorder) Append(e *events.Event) error {
 	if len(p.buf) > 0 {
 		r.changed.Broadcast()
 	}
-	for len(p.buf) > r.o.queue && r.err == nil {
+	for r.queued() > r.o.queue && r.err == nil {
 		r.changed.Wait()
 	}
 	return r.err
+}
+
+// queued is how many bytes wait for the disk: files may be finished faster than
+// they are written.
+func (r *Recorder) queued() (n int) {
+	for _, p := range r.pieces {
+		n += len(p.buf)
+	}
+	return n
 }
 
 // fail keeps the first error.
@@ -354,7 +369,10 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 	}
 	f, err := r.folder.create(now)
 	if err != nil {
-		return err
+		// After an error of the disk the folder is closed.
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return cmp.Or(r.err, err)
 	}
 	info := r.info
 	info.Start = now.UnixNano()
@@ -395,6 +413,7 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 	r.mu.Lock()
 	if r.err == nil {
 		r.fail(r.w.Finish(&own))
+		r.pieces[len(r.pieces)-1].whole = true
 	}
 	r.mu.Unlock()
 	return r.end()
@@ -481,8 +500,10 @@ func (r *Recorder) run() {
 		}
 		if r.due {
 			r.due, r.armed = false, false
-			r.fail(r.w.Flush())
-			r.pieces[len(r.pieces)-1].sync = true
+			if last := r.pieces[len(r.pieces)-1]; !last.whole { // or else its writer is finished
+				r.fail(r.w.Flush())
+				last.sync = true
+			}
 		}
 		c, sync, whole := p.chunk, p.sync || p.whole, p.whole
 		p.chunk, p.sync = chunk{spare.buf[:0], spare.ends[:0]}, false
@@ -537,7 +558,7 @@ func (r *Recorder) put(p *piece, c chunk, sync bool) (int64, error) {
 	}
 	if p.fresh {
 		p.fresh = false
-		return int64(len(c.buf)), syncName(p)
+		return int64(len(c.buf)), r.o.syncDir(filepath.Dir(p.file.Name()))
 	}
 	return int64(len(c.buf)), nil
 }

@@ -855,6 +855,117 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// After the clock was set back, what an earlier recorder wrote by the wrong time
+// makes room for what is new, though its names are greater.
+func TestClockSetBack(t *testing.T) {
+	dir := t.TempDir()
+	ahead := time.Now().Add(1000 * time.Hour)
+	const old, size = 1 << 10, 1 << 10
+	for i := range old {
+		at := ahead.Add(time.Duration(i) * time.Hour).UTC()
+		name := filepath.Join(dir, at.Format(nameLayout))
+		if err := errors.Join(os.WriteFile(name, make([]byte, size), 0o600), os.Chtimes(name, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := began(t, dir, Options{MaxSize: old * size}, Teller{})
+	r.mustAppend(t, 0, 100)
+	if err := r.rotate(time.Now(), events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	r.mustAppend(t, 100, 200)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	_, files := folderSize(t, dir)
+	if n := len(files); n < old/2 || n >= old {
+		t.Fatalf("%d files", n)
+	}
+	if got, _, _ := readAll(t, SourceOptions{}, files[:2]...); !slices.Equal(got, upTo(200)) {
+		t.Errorf("%v", got)
+	}
+}
+
+// After the clock was set back a file's name is ahead of its events: --until
+// finds them.
+func TestSpanSetBack(t *testing.T) {
+	dir := t.TempDir()
+	at := time.Unix(0, event(0).Time)
+	c := &clock{now: at.Add(2 * time.Hour)}
+	r := began(t, dir, Options{now: c.Now}, Teller{})
+	r.mustAppend(t, 0, 10)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	_, files := folderSize(t, dir)
+	if err := os.Chtimes(files[0], at, at.Add(10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []SourceOptions{{Until: at.Add(time.Hour)}, {Since: at}} {
+		if got, _, _ := readAll(t, o, dir); !slices.Equal(got, upTo(10)) {
+			t.Errorf("%+v: %v", o, got)
+		}
+	}
+}
+
+// A follower goes on behind what is no recording, and leaves it.
+func TestFollowGarbage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "1999-01-01T00-00-00.000Z.tcptrace"), []byte("garbage"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := began(t, dir, Options{}, Teller{})
+		r.mustAppend(t, 0, 10)
+		var warned []string
+		s, err := OpenSource([]string{dir}, SourceOptions{Follow: true, Warn: func(text string) { warned = append(warned, text) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		garbage := s.inputs[0]
+		(&reader{t, s}).until(t.Context(), 9)
+		if len(warned) != 1 || warned[0] != garbage.path+": not a recording: it is text" || garbage.file != nil {
+			t.Errorf("%q, %v is open", warned, garbage.file)
+		}
+		if err := errors.Join(r.Finish(&events.Summary{}), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What is new comes in the order in which it was written, whichever file is
+// looked at first.
+func TestFollowOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		soFar := func() events.Summary { return events.Summary{} }
+		r := began(t, dir, Options{Flush: time.Millisecond}, Teller{})
+		r.mustAppend(t, 0, 10)
+		s, err := OpenSource([]string{dir}, SourceOptions{Follow: true}) // looks for files from now on
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pollTime / 2)
+		all := make(chan []int)
+		go func() { all <- (&reader{t, s}).until(t.Context(), 29) }() // looks for the end of one from now on
+		time.Sleep(pollTime + pollTime/4)
+		r.mustAppend(t, 10, 20)
+		if err := r.rotate(time.Now(), soFar()); err != nil {
+			t.Fatal(err)
+		}
+		r.mustAppend(t, 20, 30)
+		if err := r.Finish(&events.Summary{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-all; !slices.Equal(got, upTo(30)) {
+			t.Errorf("%v", got)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A stream that is silent keeps nobody waiting, and what has come is there.
 func TestStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -948,6 +1059,85 @@ func TestBackpressure(t *testing.T) {
 	}
 	if err := errors.Join(<-done, s.Close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// So it is where files are finished, and the next begun, faster than the disk
+// takes them.
+func TestBackpressureOfFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const queue, block, n = 2 << 20, 1 << 20, 200_000
+		stand := make(chan struct{})
+		dir := t.TempDir()
+		r := began(t, dir, Options{MaxSize: 1 << 30, queue: queue, sync: func(*os.File) error {
+			<-stand
+			return nil
+		}}, Teller{})
+		r.folder.pieceSize = minPiece
+		done := make(chan error, 1)
+		go func() {
+			for i := range n {
+				e := event(i)
+				e.Seq, e.EndSeq, e.Conn, e.Cookie = rand.Uint32(), rand.Uint32(), rand.Uint64(), rand.Uint64()
+				e.Known |= events.HasSeq
+				err := r.Append(&e)
+				if err == nil && i%1000 == 0 {
+					err = r.Tick(func() events.Summary { return events.Summary{} })
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- r.Finish(&events.Summary{})
+		}()
+		synctest.Wait()
+		r.mu.Lock()
+		waiting, files := r.queued(), r.files
+		r.mu.Unlock()
+		if waiting < queue || waiting > queue+block || files < 3 {
+			t.Errorf("%d bytes wait, of %d files", waiting, files)
+		}
+		close(stand)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if got, warnings, _ := readAll(t, SourceOptions{}, dir); !slices.Equal(got, upTo(n)) {
+			t.Errorf("%d events, %q", len(got), warnings)
+		}
+	})
+}
+
+// What ended a recording is what is told, also when the next file is due.
+func TestErrorAtRotation(t *testing.T) {
+	c := &clock{now: time.Now()}
+	broken := errors.New("the disk is broken")
+	r := began(t, t.TempDir(), Options{Flush: time.Millisecond, MaxAge: time.Hour, now: c.Now, sync: func(*os.File) error { return broken }}, Teller{})
+	r.mustAppend(t, 0, 1)
+	<-r.done
+	if err := r.rotate(c.Now(), events.Summary{}); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The names of a new folder and of each file in it are on disk.
+func TestNamesOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	var synced []string
+	o := Options{Folder: true, syncDir: func(path string) error {
+		synced = append(synced, path)
+		return syncDir(path)
+	}}
+	r := began(t, filepath.Join(dir, "new")+"/", o, Teller{})
+	r.mustAppend(t, 0, 1)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{dir, filepath.Join(dir, "new")}; !slices.Equal(synced, want) {
+		t.Errorf("%q", synced)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -179,9 +180,9 @@ func (s *Source) news(d *source) ([]*input, error) {
 			continue
 		}
 		begun, _ := nameTime(f.name)
-		// Clocks are set right now and then, and by little.
-		const slack = time.Minute
-		if !s.o.Until.IsZero() && begun.After(s.o.Until.Add(slack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-slack)) {
+		// Of one that ends before it was begun the clock was set back: who knows.
+		ordered := !begun.After(f.mod.Add(clockSlack))
+		if ordered && (!s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-clockSlack))) {
 			continue
 		}
 		path := filepath.Join(d.path, f.name)
@@ -412,7 +413,7 @@ func (s *Source) tell(in *input, p recording.Problem) {
 
 func (s *Source) damage(name, text string) {
 	s.damaged = true
-	s.warn(name, text)
+	s.warn(name, strings.TrimPrefix(text, name+": "))
 }
 
 func (s *Source) warn(name, text string) {

@@ -355,7 +355,7 @@ func queueFull(g *Engine, s *story) *verdict {
 		v.outcome = Failed
 		v.cause = fmt.Sprintf("port %d's accept queue was full when the handshake's last step came, and tcp_abort_on_overflow answers that with a reset", s.local.Port())
 	case s.queueFull:
-		v.cause = fmt.Sprintf("port %d has %s waiting for accept(), and room for %d: the handshake's last step is dropped, and the SYN-ACK goes again (%s so far)",
+		v.cause = fmt.Sprintf("port %d had %s waiting for accept(), at a limit of %d: the handshake's last step is dropped, and the SYN-ACK goes again (%s)",
 			s.local.Port(), plural(int(s.queue), "connection"), s.queueRoom, times(int(s.synack.events)))
 		v.outcome = g.ofHandshake(s)
 	default:
@@ -536,8 +536,12 @@ func readTimeout(_ *Engine, s *story) *verdict {
 	}
 	since := time.Duration(s.left.boot - tried.boot)
 	switch {
-	case s.again && how != "" && since >= s.srtt:
-		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
+	case how != "" && (s.again || s.hasUnacked && s.unacked >= since):
+		certainty := Certain
+		if s.rto.events == 0 {
+			certainty = Likely // a probe may be needless
+		}
+		return &verdict{outcome: Failed, certainty: certainty, cause: fmt.Sprintf(
 			"the application closed %s after %s to %s that had not been answered", dur(since), how, peerText(s.remote))}
 	case s.hasUnacked && s.srtt > 0 && s.unacked >= max(2*s.srtt, patience):
 		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(

@@ -209,9 +209,8 @@ func (s *story) retransmit(e *events.Event, at stamp) {
 		s.syn.see(e, at)
 	case events.KindSYNACK:
 		s.passive = true
-		if e.Has(events.HasAcceptQueue) {
-			s.queue, s.queueRoom = e.AcceptQueue, e.AcceptQueueMax
-			s.queueFull = s.queueFull || e.AcceptQueue > e.AcceptQueueMax // sk_acceptq_is_full()
+		if e.Has(events.HasAcceptQueue) && e.AcceptQueue > e.AcceptQueueMax { // sk_acceptq_is_full()
+			s.queueFull, s.queue, s.queueRoom = true, e.AcceptQueue, e.AcceptQueueMax
 		}
 		if e.Attempt > 0 {
 			s.synack.see(e, at)

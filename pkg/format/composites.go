@@ -50,7 +50,7 @@ func appendEndpoint(b []byte, addr netip.Addr, port uint16) []byte {
 	case addr.Is4() || addr.Is4In6():
 		b = appendAddr(b, addr)
 	case addr.IsValid():
-		b = append(addr.AppendTo(append(b, '[')), ']')
+		b = append(appendAddr(append(b, '['), addr), ']')
 	case port == 0:
 		return b
 	default:

@@ -5,6 +5,7 @@ package format
 import (
 	"encoding/csv"
 	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -107,8 +108,16 @@ func TestHostileNames(t *testing.T) {
 				if e.Type == events.Reset {
 					e.Reason, e.Why = bad, bad
 				}
-				p := mustNew(t, Options{Format: format, Columns: []string{
-					"event", "user", "cgroup", "netns_name", "reason", "why", "comm"}})
+				columns := []string{"event", "user", "cgroup", "netns_name", "reason", "why", "comm"}
+				if bad != "" {
+					e.LAddr = netip.MustParseAddr("fe80::1").WithZone(bad)
+					e.RAddr = e.LAddr
+					columns = append(columns, "laddr", "raddr")
+					if format == Table || format == Wide {
+						columns = append(columns, "local", "remote")
+					}
+				}
+				p := mustNew(t, Options{Format: format, Columns: columns})
 				got := string(p.AppendEvent(nil, e))
 				if format == Table || format == Wide { // the last line: columns may have grown
 					got = got[strings.LastIndexByte(strings.TrimSuffix(got, "\n"), '\n')+1:]

@@ -136,6 +136,9 @@ var octets = func() (list [256]uint32) {
 // appendAddr appends a, an IPv4-mapped one as IPv4.
 func appendAddr(b []byte, a netip.Addr) []byte {
 	if !a.Is4() && !a.Is4In6() {
+		if zone := a.Zone(); zone != "" {
+			return appendZone(a.WithZone("").AppendTo(b), zone)
+		}
 		return a.AppendTo(b)
 	}
 	const room = len("255.255.255.255") + 1 // the last write goes beyond by up to one
@@ -148,6 +151,22 @@ func appendAddr(b []byte, a netip.Addr) []byte {
 		at += int(text>>24) + 1
 	}
 	return b[:at-1]
+}
+
+// appendZone appends an address's zone. The kernel's events have none, and a
+// recording's is any text: what is more than a plain name is %XX, as RFC 6874
+// has it, which no format needs to escape.
+func appendZone(b []byte, zone string) []byte {
+	b = append(b, '%')
+	for i := range len(zone) {
+		switch c := zone[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == '~':
+			b = append(b, c)
+		default:
+			b = append(b, '%', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	return b
 }
 
 // clock appends times of day. It remembers the second, which is that of the

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
+	"net/netip"
 	"unsafe"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -40,7 +41,7 @@ type block struct {
 
 	forms  tableWriter
 	shapes map[form]*shape // of this block and earlier ones
-	latest *shape
+	latest [64]*shape      // by a hash of type and known
 
 	owners   tableWriter
 	ownerOf  []owner
@@ -66,9 +67,11 @@ type block struct {
 // shape is a form with what follows from it.
 type shape struct {
 	form
-	row     int // in the block; -1: not in it yet
-	columns []*column
-	others  []word // that are zero in its events: or else the form is another
+	row     int       // in the block; -1: not in it yet
+	plain   []*column // numbers that are written as they are
+	conn    []*column // numbers of coding perConn, less nothing
+	columns []*column // the rest
+	others  []word    // that are zero in its events: or else the form is another
 }
 
 func newBlock() block {
@@ -91,7 +94,7 @@ func (b *block) clear() {
 	b.ownerOf, b.connOf, b.state, b.settings = b.ownerOf[:0], b.connOf[:0], b.state[:0], b.settings[:0]
 	if len(b.shapes) > 1024 {
 		clear(b.shapes)
-		b.latest = nil
+		clear(b.latest[:])
 	}
 	for _, s := range b.shapes {
 		s.row = -1
@@ -134,19 +137,20 @@ func (b *block) add(e *events.Event) {
 	}
 	b.events.streams[ownerID].put(zigzag(uint64(o)-state[0], 64))
 	state[0] = uint64(o)
-	b.events.add(s.columns, unsafe.Pointer(e), &b.texts, state)
+	b.events.add(s, unsafe.Pointer(e), &b.texts, state)
 }
 
 // shape returns that of e.
 func (b *block) shape(e *events.Event) *shape {
-	s := b.latest
+	latest := &b.latest[mix(uint64(e.Known), uint64(e.Type))%64]
+	s := *latest
 	if s == nil || s.Type != e.Type || s.Known != e.Known {
 		usual := form{Type: e.Type, Known: e.Known} // stands for that with the regular columns
 		if s = b.shapes[usual]; s == nil {
 			s = newShape(form{e.Type, e.Known, regular(e.Type, e.Known)})
 			b.shapes[usual] = s
 		}
-		b.latest = s
+		*latest = s
 	}
 	strange := uint64(0)
 	for i := range s.others {
@@ -180,10 +184,15 @@ func (b *block) irregular(f form, e *events.Event) *shape {
 func newShape(f form) *shape {
 	s := &shape{form: f, row: -1}
 	for i := range eventColumns {
-		if c := &eventColumns[i]; f.Columns>>c.id&1 != 0 {
-			s.columns = append(s.columns, c)
-		} else {
+		switch c := &eventColumns[i]; {
+		case f.Columns>>c.id&1 == 0:
 			s.others = addWord(s.others, &c.at)
+		case !c.signed && c.at.class < text:
+			s.plain = append(s.plain, c)
+		case c.by == perConn && c.less == nil:
+			s.conn = append(s.conn, c)
+		default:
+			s.columns = append(s.columns, c)
 		}
 	}
 	return s
@@ -312,36 +321,31 @@ func (t *tableWriter) addAll(columns []column, row unsafe.Pointer, texts *texts)
 	}
 }
 
-// add adds a row with these columns.
-func (t *tableWriter) add(columns []*column, row unsafe.Pointer, texts *texts, state []uint64) {
+// add adds an event's row, whose columns are those of its shape.
+func (t *tableWriter) add(shape *shape, row unsafe.Pointer, texts *texts, state []uint64) {
 	t.n++
-	for _, c := range columns {
+	for _, c := range shape.plain {
+		t.streams[c.id%64].put(c.at.load(row))
+	}
+	for _, c := range shape.conn {
+		v := c.at.load(row)
+		t.streams[c.id%64].put(zigzag(v-state[c.slot], c.bits))
+		state[c.slot] = v
+	}
+	for _, c := range shape.columns {
 		t.put(c, row, texts, state)
 	}
 }
 
-// put adds the number that row has in the column. It runs some 20 times for
+// put adds the number that row has in the column. It runs some 10 times for
 // each event.
 func (t *tableWriter) put(c *column, row unsafe.Pointer, texts *texts, state []uint64) {
 	s := &t.streams[c.id%64]
-	at := unsafe.Add(row, c.at.offset)
 	var v uint64
-	switch c.at.class {
-	case bits32:
-		v = uint64(*(*uint32)(at))
-	case bits8, boolean:
-		v = uint64(*(*uint8)(at))
-	case bits64:
-		v = *(*uint64)(at)
-	case bits16:
-		v = uint64(*(*uint16)(at))
-	case text:
-		if str := *(*string)(at); str != s.text { // often it is the same again
-			s.text, s.number = str, texts.ofString(str)
-		}
-		v = s.number
-	default:
-		v = texts.load(&c.at, row)
+	if c.at.class < text {
+		v = c.at.load(row)
+	} else {
+		v = s.text(&c.at, row, texts)
 	}
 	if c.signed {
 		for i := range c.lessAt {
@@ -354,10 +358,6 @@ func (t *tableWriter) put(c *column, row unsafe.Pointer, texts *texts, state []u
 			v, s.last = v-s.last, v
 		}
 		v = zigzag(v, c.bits)
-	}
-	if s.varied && v < 0x80 {
-		s.buf = append(s.buf, uint8(v))
-		return
 	}
 	s.put(v)
 }
@@ -376,7 +376,7 @@ func (t *tableWriter) appendTo(b []byte) []byte {
 	for id := range t.streams {
 		s := &t.streams[id]
 		switch {
-		case s.varied:
+		case s.small > 0:
 			b = append(b, uint8(id)<<1|1)
 			b = binary.AppendUvarint(b, uint64(len(s.buf)))
 			b = append(b, s.buf...)
@@ -390,20 +390,33 @@ func (t *tableWriter) appendTo(b []byte) []byte {
 
 // stream is a column's numbers, as they are written.
 type stream struct {
-	n      int
-	varied bool   // not all are alike: they are in buf
-	first  uint64 // what they all are, or else the first
-	buf    []byte
-	last   uint64 // what the next of a delta column is a difference to
+	// As long as all are alike, first is what they are, n how many, and small is
+	// 0. Then they are in buf, first is 0, and those below small have one byte.
+	small, first uint64
+	n            int
+	buf          []byte
+	last         uint64 // what the next of a delta column is a difference to
 
-	text   string // the last of a text column
-	number uint64 // its number
+	// The last of a text column, or of one of addresses, and its number.
+	str    string
+	addr   netip.Addr
+	number uint64
 }
 
 func (s *stream) clear() { *s = stream{buf: s.buf[:0]} }
 
+// put adds a number. It is so small that it is inlined.
 func (s *stream) put(v uint64) {
-	if !s.varied {
+	if v < s.small {
+		s.buf = append(s.buf, uint8(v))
+		return
+	}
+	s.putOther(v)
+}
+
+// putOther adds a number that is large, or of a stream that does not vary yet.
+func (s *stream) putOther(v uint64) {
+	if s.small == 0 {
 		if s.n == 0 {
 			s.first = v
 		}
@@ -411,25 +424,36 @@ func (s *stream) put(v uint64) {
 			s.n++
 			return
 		}
-		s.vary()
-	}
-	if v < 0x80 {
-		s.buf = append(s.buf, uint8(v))
-		return
+		for range s.n {
+			s.buf = binary.AppendUvarint(s.buf, s.first)
+		}
+		s.small, s.first = 0x80, 0
 	}
 	s.buf = binary.AppendUvarint(s.buf, v)
 }
 
-func (s *stream) vary() {
-	s.varied = true
-	for range s.n {
-		s.buf = binary.AppendUvarint(s.buf, s.first)
+// text returns the number of the text that is at p's place in row. Often it is
+// the same again.
+func (s *stream) text(p *place, row unsafe.Pointer, texts *texts) uint64 {
+	at := unsafe.Add(row, p.offset)
+	switch p.class {
+	case text:
+		if str := *(*string)(at); str != s.str {
+			s.str, s.number = str, texts.ofString(str)
+		}
+	case address:
+		if addr := *(*netip.Addr)(at); addr != s.addr {
+			s.addr, s.number = addr, texts.load(p, row)
+		}
+	default:
+		return texts.load(p, row)
 	}
+	return s.number
 }
 
 // size is how many bytes it has, or would have if the next number is another.
 func (s *stream) size() int {
-	if s.varied {
+	if s.small > 0 {
 		return len(s.buf)
 	}
 	return s.n * (bits.Len64(s.first|1) + 6) / 7

@@ -353,6 +353,27 @@ func TestBomb(t *testing.T) {
 	}
 }
 
+// Nor does a header of many short names take many times its size.
+func TestHeaderOfNames(t *testing.T) {
+	b := beginFrame(nil, kindHeader)
+	b = append(b, `{"types":["a"`...)
+	for len(b) < maxFrame-16 {
+		b = append(b, `,"a"`...)
+	}
+	b = append(b, `]}`...)
+	endFrame(b)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	p := mustRead(t, b, ReaderOptions{})
+	runtime.ReadMemStats(&after)
+	if len(p.problems) == 0 || !strings.Contains(p.problems[0].Text, "the header makes no sense") {
+		t.Errorf("%v", p.problems)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+		t.Errorf("%d bytes took %d", len(b), n)
+	}
+}
+
 // sample is what testdata holds: every kind of event, every number that has a
 // name, and traffic.
 func sample() []events.Event {

@@ -19,7 +19,7 @@ const (
 	maxEvents = 32768    // in a block
 	maxRaw    = 8 << 20  // bytes of a block, unpacked
 	maxFrame  = 8 << 20  // bytes of a frame of ours, and so of a header's or trailer's JSON
-	maxJSON   = 64 << 10 // objects in a trailer
+	maxJSON   = 64 << 10 // objects in a trailer, strings in a header
 )
 
 // Every frame of ours but the blocks' content is a skippable one of zstd, which

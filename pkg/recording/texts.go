@@ -11,26 +11,31 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-// index finds rows of a table by a hash of what they hold.
+// index finds rows of a table by a hash of what they hold. It is small: most
+// of what a new row costs is to wait for the memory of its slot.
 type index struct {
-	slots []slot // a power of two of them, at least half of them free
-	rows  int
+	slots  []slot   // a power of two of them, at least half of them free
+	hashes []uint32 // of the rows
 }
 
-type slot struct {
-	hash uint32
-	row  int32 // the row's number, from 1 on; 0: free
-}
+// slot is a row's number, from 1 on, in the low rowBits; above it the high bits
+// of its hash. 0: free.
+type slot uint32
+
+const (
+	rowBits = 17 // for maxTexts, too
+	rowMask = 1<<rowBits - 1
+)
 
 func (x *index) clear() {
-	if x.rows > 0 {
+	if len(x.hashes) > 0 {
 		clear(x.slots)
 	}
-	x.rows = 0
+	x.hashes = x.hashes[:0]
 }
 
-// find returns a row with that hash; each call with i one higher another one,
-// and -1 when there is none left.
+// find returns a row with that hash, or one that is as good as the same; each
+// call with i one higher another one, and -1 when there is none left.
 func (x *index) find(hash uint64, i *uint32) int {
 	if len(x.slots) == 0 {
 		return -1
@@ -38,32 +43,29 @@ func (x *index) find(hash uint64, i *uint32) int {
 	for {
 		s := x.slots[(uint32(hash)+*i)&uint32(len(x.slots)-1)]
 		*i++
-		if s.row == 0 || s.hash == uint32(hash) {
-			return int(s.row) - 1
+		if s == 0 || (uint32(s)^uint32(hash))>>rowBits == 0 {
+			return int(s&rowMask) - 1
 		}
 	}
 }
 
 // add adds the next row.
 func (x *index) add(hash uint64) {
-	if 2*x.rows >= len(x.slots) {
-		old := x.slots
-		x.slots = make([]slot, max(2*len(old), 256))
-		for _, s := range old {
-			if s.row != 0 {
-				x.place(s)
-			}
+	if 2*len(x.hashes) >= len(x.slots) {
+		x.slots = make([]slot, max(2*len(x.slots), 256))
+		for row, hash := range x.hashes {
+			x.place(hash, row)
 		}
 	}
-	x.rows++
-	x.place(slot{uint32(hash), int32(x.rows)})
+	x.place(uint32(hash), len(x.hashes))
+	x.hashes = append(x.hashes, uint32(hash))
 }
 
-func (x *index) place(s slot) {
-	i := s.hash
-	for ; x.slots[i&uint32(len(x.slots)-1)].row != 0; i++ {
+func (x *index) place(hash uint32, row int) {
+	i := hash
+	for ; x.slots[i&uint32(len(x.slots)-1)] != 0; i++ {
 	}
-	x.slots[i&uint32(len(x.slots)-1)] = s
+	x.slots[i&uint32(len(x.slots)-1)] = slot(hash&^rowMask | uint32(row+1))
 }
 
 // texts are the bytes that rows of a block refer to by number: strings,

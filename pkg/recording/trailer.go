@@ -77,6 +77,10 @@ func parseTrailer(b []byte) (*trailer, error) {
 // parseInfo reads a header's JSON. Names of types that this version does not
 // know are left out, and said to be so.
 func parseInfo(b []byte) (info *Info, strange []string, err error) {
+	// As in a trailer: each name of a few bytes becomes a string.
+	if n := bytes.Count(b, []byte(`"`)); n > 2*maxJSON {
+		return &Info{}, nil, fmt.Errorf("it has %d quotes: too many", n)
+	}
 	var h struct {
 		Info
 		Types []string `json:"types"`
