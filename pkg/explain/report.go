@@ -18,7 +18,8 @@ import (
 type Report struct {
 	Start, End   time.Time
 	Events, Lost uint64
-	Troubled     int // connections
+	Troubled     int             // connections
+	Outcomes     map[Outcome]int // of these
 	Findings     []*Finding
 	Connections  []Connection
 	Unlisted     int      // connections in trouble that are in the findings' numbers alone
@@ -115,11 +116,12 @@ type findings struct {
 	asked    map[*rule]map[Owner]int // owners at other ends, of findings there
 	list     []Connection
 	troubled int
+	outcomes map[Outcome]int
 	unlisted int
 }
 
 func newFindings() findings {
-	return findings{by: map[*rule]*Finding{}, asked: map[*rule]map[Owner]int{}}
+	return findings{by: map[*rule]*Finding{}, asked: map[*rule]map[Owner]int{}, outcomes: map[Outcome]int{}}
 }
 
 // asks notes whose connection it was that the other end had a finding about.
@@ -150,6 +152,7 @@ func (f *findings) add(g *Engine, s *story, list []verdict) {
 	if len(list) > 0 {
 		c.Outcome = list[0].outcome
 	}
+	f.outcomes[c.Outcome]++
 	if len(f.list) < maxListed {
 		f.list = append(f.list, c)
 	} else {
@@ -319,7 +322,7 @@ func (g *Engine) Report(end time.Time) *Report {
 	for _, s := range rest {
 		g.decide(s)
 	}
-	r := &Report{Events: g.events, Lost: g.lost, Troubled: g.found.troubled, Connections: g.found.list, Unlisted: g.found.unlisted}
+	r := &Report{Events: g.events, Lost: g.lost, Troubled: g.found.troubled, Outcomes: g.found.outcomes, Connections: g.found.list, Unlisted: g.found.unlisted}
 	if g.events > 0 {
 		r.Start, r.End = time.Unix(0, g.started.time), time.Unix(0, g.now.time)
 	}
