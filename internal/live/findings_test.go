@@ -59,6 +59,8 @@ var found = map[string]string{
 	"ports-exhausted":     "ports-exhausted failed certain 1",
 	"mptcp":               "",
 	"clean":               "",
+	"port-in-time-wait":   "ports-exhausted failed certain 3",
+	"port-reuse":          "ports-exhausted failed certain 4",
 	"given-up":            "stalled failed certain 1",
 	"rto-floor":           "rto-floor recovered certain 1",
 	"read-timeout":        "read-timeout-too-short failed certain 1",
@@ -165,6 +167,8 @@ var seenFrom = map[string][2]string{
 	"time-wait-stuck":    {"timewait-collision failed likely 1", ""},
 	"lost-synack":        {"connect-timeout recovered certain 1", "syn-ack-unanswered recovered certain 1"},
 	"accept-queue-stuck": {"", "accept-queue-full failed certain 3"},
+	"port-in-time-wait":  "ports-exhausted failed certain 3",
+	"port-reuse":         "ports-exhausted failed certain 4",
 	"given-up":           {"stalled failed certain 1", ""},
 	"clean":              {"", ""},
 }
