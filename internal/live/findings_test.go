@@ -167,8 +167,6 @@ var seenFrom = map[string][2]string{
 	"time-wait-stuck":    {"timewait-collision failed likely 1", ""},
 	"lost-synack":        {"connect-timeout recovered certain 1", "syn-ack-unanswered recovered certain 1"},
 	"accept-queue-stuck": {"", "accept-queue-full failed certain 3"},
-	"port-in-time-wait":  "ports-exhausted failed certain 3",
-	"port-reuse":         "ports-exhausted failed certain 4",
 	"given-up":           {"stalled failed certain 1", ""},
 	"clean":              {"", ""},
 }
