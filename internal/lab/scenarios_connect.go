@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -374,19 +375,8 @@ func FastOpenRefused(ctx context.Context, p Place) (*Facts, error) {
 //	counts  nothing
 func PortsExhausted(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
-		if err := a.Listen(); err != nil { // its port comes from the full range
-			return err
-		}
-		port := 40000
-		if a.Facts.Listener.Port() == 40000 {
-			port++
-		}
-		restore, err := p.Client.With("net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
-		if err != nil {
-			return err
-		}
-		a.Later(restore)
-		err = InTurn(
+		err := InTurn(
+			func() error { return a.onePort() },
 			func() error { return a.Start() },
 			func() error { return a.Accept(ctx) })
 		if err != nil {
@@ -400,6 +390,73 @@ func PortsExhausted(ctx context.Context, p Place) (*Facts, error) {
 		a.Paths("CLOSE SYN_SENT CLOSE", "")
 		return CloseBoth(ctx, first, a.Server)
 	})
+}
+
+// onePort makes the listener and leaves clients one port to connect from.
+func (a *Act) onePort() error {
+	if err := a.Listen(); err != nil { // its port comes from the full range
+		return err
+	}
+	port := 40000
+	if a.Facts.Listener.Port() == 40000 {
+		port++
+	}
+	restore, err := a.Place.Client.With("net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
+	if err != nil {
+		return err
+	}
+	a.Later(restore)
+	return nil
+}
+
+// PortInTimeWait connects twice where there is one local port to connect from, and the first connection has been closed,
+// by the client: its port waits in TIME_WAIT. The second fails with EADDRNOTAVAIL, without a packet, and so do two more
+// attempts, 0.3 s apart. With reuse (tcp_tw_reuse 1) the client tries until it succeeds, when about a second has passed.
+// The setting's default, 2, is the same as 1 on loopback, and as 0 elsewhere.
+//
+//	client  as in Clean; then CLOSE SYN_SENT CLOSE, with local port 0 in both changes, for each attempt that fails;
+//	        with reuse as in Clean again, from the same port
+//	server  as in Clean; with reuse twice
+//	counts  with reuse TWRecycled 1
+func PortInTimeWait(ctx context.Context, p Place, reuse bool) (*Facts, error) {
+	setting := "0"
+	if reuse {
+		setting = "1"
+	}
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.onePort() },
+			func() error { return a.Start() },
+			func() error { return a.Accept(ctx) },
+			func() error { return a.Finish(ctx) },
+			func() error { return p.Client.Settled(ctx) })
+		if err != nil {
+			return err
+		}
+		again := time.NewTicker(300 * time.Millisecond)
+		defer again.Stop()
+		for n := 1; ; n++ {
+			err := a.Start()
+			if err == nil && reuse {
+				break
+			}
+			if !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("%v in place of %v", err, unix.EADDRNOTAVAIL)
+			}
+			a.Paths("CLOSE SYN_SENT CLOSE", "")
+			if n == 3 && !reuse {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-again.C:
+			}
+		}
+		return InTurn(
+			func() error { return a.Accept(ctx) },
+			func() error { return a.Finish(ctx) })
+	}, "net.ipv4.tcp_tw_reuse", setting)
 }
 
 // TimeWaitReuse has a client use a port again while the server's end of its last connection is in TIME_WAIT, with an

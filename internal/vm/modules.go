@@ -21,7 +21,7 @@ import (
 var wantedModules = []string{
 	"virtio_pci", "virtio_console",
 	"veth", "dummy", "tun",
-	"nf_tables", "nft_counter", "nft_numgen", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_counter", "nft_numgen", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
 	"tcp_diag", "mptcp_diag", "tcp_bbr",
 	"sch_netem", "sch_ingress", "cls_bpf", "act_bpf",
 }

@@ -170,7 +170,11 @@ func (g *Engine) story(e *events.Event) *story {
 	if e.Conn != 0 {
 		return g.open[e.Conn]
 	}
-	return g.stray[strayOf(e)]
+	s := g.stray[strayOf(e)]
+	if s != nil && s.reset.sent && e.Kind == events.KindRefused {
+		return nil // a new attempt, by the same port
+	}
+	return s
 }
 
 func (g *Engine) begin(e *events.Event) *story {

@@ -371,7 +371,7 @@ func (f *Finding) finish(all *findings) {
 	slices.SortFunc(f.Owners, func(a, b Tally) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Comm, b.Comm), cmp.Compare(a.PID, b.PID), cmp.Compare(a.Cgroup, b.Cgroup))
 	})
-	if f.ID == "stalled" && len(f.Peers) > 0 {
+	if f.ID == "stalled" && f.Count > 1 {
 		f.crowd = fmt.Sprintf("%s of the %d went to %s: many at once to one peer is the path or the peer; one alone is that connection (its NAT or firewall state, its process).", plural(f.Peers[0].Count, "connection"), f.Count, f.Peers[0].Addr)
 	}
 	if n := len(f.Peers); n > maxPeers {

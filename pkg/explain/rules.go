@@ -663,6 +663,9 @@ func orphanFIN(g *Engine, s *story) *verdict {
 		return nil
 	}
 	v := &verdict{outcome: g.of(s, r), certainty: Certain}
+	if v.outcome == Recovered && r.most < 2 {
+		return nil // a loss like others
+	}
 	v.cause = fmt.Sprintf("the application had closed, and %s did not acknowledge the rest: %s", peerText(s.remote), plural(int(r.most), "time-out"))
 	switch {
 	case v.outcome == Pending:
@@ -681,9 +684,13 @@ func rtoFloor(g *Engine, s *story) *verdict {
 	if r.rto < 20*s.smallest || s.smallest > 10*time.Millisecond {
 		return nil
 	}
+	each := "after"
+	if r.events > 1 {
+		each = "the last after"
+	}
 	return &verdict{outcome: g.of(s, r), certainty: Certain, cause: fmt.Sprintf(
-		"%s to %s, each after %s, %.0f times the smoothed round-trip time of %s: Linux waits at least 200 ms, however short the path",
-		plural(int(r.events), "time-out"), peerText(s.remote), dur(r.rto), float64(r.rto)/float64(s.smallest), dur(s.smallest))}
+		"%s to %s, %s %s, which is %.0f times the smoothed round-trip time of %s: Linux waits at least 200 ms, however short the path",
+		plural(int(r.events), "time-out"), peerText(s.remote), each, dur(r.rto), float64(r.rto)/float64(s.smallest), dur(s.smallest))}
 }
 
 // near reports whether an address is on a network of one's own.
@@ -702,7 +709,7 @@ func reordering(g *Engine, s *story) *verdict {
 // repaired is how many segments were sent again for lack of an acknowledgment.
 // One tail loss probe says nothing.
 func (s *story) repaired() uint32 {
-	n := s.repairs.segs + s.rto.events
+	n := s.repairs.segs + s.rto.events + s.fin.events
 	if n > 0 {
 		n += s.probes
 	}
