@@ -132,6 +132,13 @@ func (x *explainFlags) want(c *explain.Connection) bool {
 		(len(x.ends) == 0 || slices.ContainsFunc(x.ends, func(e ends) bool { return e.of(c) }))
 }
 
+// may reports whether an event may be of a connection that is wanted.
+func (x *explainFlags) may(e *events.Event) bool {
+	return x.want(&explain.Connection{
+		Conn: e.Conn, Local: netip.AddrPortFrom(e.LAddr, e.LPort), Remote: netip.AddrPortFrom(e.RAddr, e.RPort),
+	})
+}
+
 // foundError is what --fail-on makes of findings.
 type foundError []*explain.Finding
 
@@ -167,7 +174,7 @@ func (a *app) newExplainer(cmd *cobra.Command, f *streamFlags, settings func([]u
 		return &list[0]
 	}}
 	if f.explain.chosen() {
-		o.Only = f.explain.want
+		o.Only, o.May = f.explain.want, f.explain.may
 	}
 	x := &explainer{engine: explain.New(o), begun: time.Now(), watched: f.traced(cmd, false)}
 	if src != nil {

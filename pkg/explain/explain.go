@@ -29,6 +29,11 @@ type Options struct {
 	// Only, if it is not nil, chooses the connections that are explained. Their
 	// timelines are whole, up to maxTimeline.
 	Only func(*Connection) bool
+
+	// May, if it is not nil, reports whether an event may be of a connection
+	// that Only chooses, so that the timelines of others are kept short. With
+	// Only and without it each may.
+	May func(*events.Event) bool
 }
 
 const (
@@ -130,7 +135,8 @@ func (g *Engine) Add(e *events.Event) {
 		s = g.begin(e)
 	}
 	g.world.see(e, s)
-	s.see(e, g.o.Only != nil)
+	s.whole = s.whole || g.o.Only != nil && (g.o.May == nil || g.o.May(e))
+	s.see(e, s.whole)
 	if s.troubled && s.settings == nil {
 		s.settings = g.settingsOf(e)
 	}

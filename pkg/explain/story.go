@@ -22,6 +22,7 @@ type story struct {
 	began, last stamp
 	settings    *events.Settings
 	line        timeline
+	whole       bool      // each event is in line
 	before      [6]change // the first changes, while there is no trouble
 	changes     int
 
