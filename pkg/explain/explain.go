@@ -68,6 +68,7 @@ type Engine struct {
 	ends   map[tuple]*story
 	world  world
 	found  findings
+	brief  bool // verdicts need no words
 
 	settings map[uint32]*known
 
