@@ -202,13 +202,13 @@ func TestFindingsTogether(t *testing.T) {
 	for _, family := range families {
 		t.Run(family.String(), func(t *testing.T) {
 			t.Parallel()
-			place := loopback(t, family)
-			ns := place.Client
 			type both struct {
 				evs    []events.Event
 				owners map[string]int // pids of who is to be found
 			}
 			got := whole(t, allSeen, func() (both, seen) {
+				place := loopback(t, family) // what is left in trouble stays there
+				ns := place.Client
 				server := hire(t, ns, "server")
 				stop := everything.start(t, ns.Inum())
 				hidden, err := everything.blind.Watch(func(e labtest.TraceEvent) bool { return e.Involves(place.Addr) })
