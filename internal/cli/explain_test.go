@@ -184,7 +184,7 @@ func TestExplainOne(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, &r.out)
 	}
 	r = run{src: brokenSource()}
-	if code := r.run("explain", "--conn", "999", "-q"); code != 0 || !strings.HasPrefix(r.out.String(), "no such connection in trouble in ") {
+	if code := r.run("explain", "--conn", "999", "-q"); code != 0 || !strings.HasPrefix(r.out.String(), "no such connection in ") {
 		t.Errorf("exit code %d\n%s", code, &r.out)
 	}
 }

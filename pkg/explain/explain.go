@@ -13,6 +13,8 @@
 package explain
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -115,6 +117,9 @@ func (g *Engine) Add(e *events.Event) {
 		return
 	}
 	g.events++
+	if g.now.boot > e.Boot+uint64(time.Minute) {
+		g.restart()
+	}
 	g.now = stamp{e.Boot, e.Time}
 	if g.started.boot == 0 {
 		g.started = g.now
@@ -195,7 +200,9 @@ func (g *Engine) begin(e *events.Event) *story {
 func (g *Engine) forget() {
 	for g.calm > maxQuiet {
 		if s, _ := g.quiet.pop(); s.calm {
-			g.drop(s)
+			if !s.whole {
+				g.drop(s)
+			}
 			g.calm--
 		}
 	}
@@ -203,7 +210,7 @@ func (g *Engine) forget() {
 		g.quiet.keep(func(s *story) bool { return s.calm })
 	}
 	for g.recent.len() > maxRecent {
-		if s, _ := g.recent.pop(); !s.troubled {
+		if s, _ := g.recent.pop(); !s.troubled && !s.whole {
 			g.drop(s)
 		}
 	}
@@ -232,11 +239,33 @@ func (g *Engine) retire(now uint64) {
 	g.world.age(now)
 }
 
+// restart begins anew with events of another boot, or of another host, where the
+// same ids are of other connections.
+func (g *Engine) restart() {
+	g.decideAll()
+	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[tuple]*story{}, map[uint32]*known{}
+	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
+	g.world = newWorld()
+}
+
+// decideAll ends all stories.
+func (g *Engine) decideAll() {
+	for g.ended.len() > 0 {
+		s, _ := g.ended.pop()
+		g.decide(s)
+	}
+	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
+	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
+	for _, s := range rest {
+		g.decide(s)
+	}
+}
+
 // decide ends a story.
 func (g *Engine) decide(s *story) {
 	decided := s.gone
 	g.drop(s)
-	if decided || !s.troubled {
+	if decided || !s.troubled && g.o.Only == nil || len(s.line.list) == 0 {
 		return
 	}
 	if g.o.Only != nil {

@@ -5,7 +5,6 @@ package explain
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -144,12 +143,19 @@ func (f *findings) add(g *Engine, s *story, list []verdict) {
 	if len(list) == 0 && g.o.Only == nil {
 		return // repeated segments that mean nothing
 	}
-	f.troubled++
-	var outcome Outcome
-	if len(list) > 0 {
-		outcome = list[0].outcome
+	f.troubled += min(len(list), 1)
+	outcome := Recovered
+	if len(list) == 0 {
+		outcome = ""
 	}
-	f.outcomes[outcome]++
+	for i := range list {
+		if worse(list[i].outcome) > worse(outcome) {
+			outcome = list[i].outcome
+		}
+	}
+	if len(list) > 0 {
+		f.outcomes[outcome]++
+	}
 	if g.brief && slices.ContainsFunc(list, func(v verdict) bool { return f.finding(v.rule).wants(&v) }) {
 		g.brief = false
 		list = g.judge(s) // it is to be the example
@@ -331,15 +337,7 @@ func (g *Engine) Report(end time.Time) *Report {
 		g.now.boot += uint64(end.UnixNano() - g.now.time)
 		g.now.time = end.UnixNano()
 	}
-	for g.ended.len() > 0 {
-		s, _ := g.ended.pop()
-		g.decide(s)
-	}
-	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
-	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
-	for _, s := range rest {
-		g.decide(s)
-	}
+	g.decideAll()
 	r := &Report{Events: g.events, Lost: g.lost, Troubled: g.found.troubled, Outcomes: g.found.outcomes, Connections: g.found.list, Unlisted: g.found.unlisted}
 	if g.events > 0 {
 		r.Start, r.End = time.Unix(0, g.started.time), time.Unix(0, g.now.time)

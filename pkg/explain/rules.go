@@ -286,7 +286,7 @@ func portsExhausted(g *Engine, s *story) *verdict {
 	if s.closed.boot == 0 || s.closedFrom != events.SynSent || s.local.Port() != 0 || s.err != 0 {
 		return nil
 	}
-	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peer(s.remote)
+	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peer(s.remote).String()
 	var taken []string
 	if s.held.open > 0 {
 		taken = append(taken, plural(s.held.open, "connection")+" to it")
