@@ -125,9 +125,12 @@ const (
 //
 // settings are for both ends. Timestamps that the balancer keeps are a cure for certain only with tcp_timestamps 2. With 1
 // each has a random offset: seen on 5.10 and 6.18.15 it was the same for all of a client's ports, which cured it, too; on
-// 6.1, 6.12, 6.18.44, 7.2 and 7.3 it was one for each port, and 8 to 11 of 24 met TIME_WAIT all the same, counted in
+// 6.1, 6.12, 6.18.44, 7.2 and 7.3 it was one for each port, and 7 to 11 of 24 met TIME_WAIT all the same, counted in
 // PAWSTimewait where the kernel has that.
 func (b *Balancer) PortReuse(ctx context.Context, p lab.Place, want Reuse, settings ...string) (*lab.Facts, error) {
+	if err := b.patient(); err != nil {
+		return nil, err
+	}
 	if want == Stuck {
 		settings = append(settings, "net.ipv4.tcp_rfc1337", "1", lab.SYNLinearTimeouts, "0")
 	}
