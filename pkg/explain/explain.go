@@ -52,7 +52,9 @@ const (
 	// grace is how long the story of a connection that is over is kept open:
 	// the reset of a closed socket comes after the close, and the other end may
 	// be on this host.
-	grace = 5 * time.Second
+	grace = time.Second
+	// together is how far apart the stories of two ends of a connection may be.
+	together = 5 * time.Second
 	// settingsAge is how long settings are taken for those of now.
 	settingsAge = time.Minute
 )
@@ -91,8 +93,15 @@ type stray struct {
 	netns uint32
 }
 
-// tuple is both ends.
-type tuple struct{ local, remote netip.AddrPort }
+// tuple is both ends, without a pointer.
+type tuple struct{ local, remote end }
+
+type end struct {
+	addr [16]byte
+	port uint16
+}
+
+func endOf(a netip.Addr, port uint16) end { return end{a.As16(), port} }
 
 func (t tuple) mirrored() tuple { return tuple{t.remote, t.local} }
 
@@ -168,7 +177,7 @@ func (g *Engine) Add(e *events.Event) {
 }
 
 func strayOf(e *events.Event) stray {
-	return stray{tuple{netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort)}, e.NetNS}
+	return stray{tuple{endOf(e.LAddr, e.LPort), endOf(e.RAddr, e.RPort)}, e.NetNS}
 }
 
 // story is that of e's connection; nil if there is none yet.

@@ -221,7 +221,7 @@ func (g *Engine) ask(s *story) (list []verdict) {
 
 // meets reports whether two stories were told at the same time.
 func (s *story) meets(o *story) bool {
-	return s.began.boot <= o.last.boot+uint64(grace) && o.began.boot <= s.last.boot+uint64(grace)
+	return s.began.boot <= o.last.boot+uint64(together) && o.began.boot <= s.last.boot+uint64(together)
 }
 
 // ended reports whether the connection came to nothing, in the eyes of its
@@ -352,17 +352,18 @@ func rejected(g *Engine, s *story) *verdict {
 }
 
 func queueFull(g *Engine, s *story) *verdict {
-	v := &verdict{outcome: Pending, certainty: Certain}
+	if s.reset.overflow == 0 && !s.queueFull {
+		return nil
+	}
+	v := &verdict{certainty: Certain}
 	switch {
 	case s.reset.overflow > 0:
 		v.outcome = Failed
 		v.cause = g.say("port %d's accept queue was full when the handshake's last step came, and tcp_abort_on_overflow answers that with a reset", s.local.Port())
-	case s.queueFull:
+	default:
 		v.cause = g.say("port %d had %s waiting for accept(), at a limit of %d: the handshake's last step is dropped, and the SYN-ACK goes again (%s)",
 			s.local.Port(), plural(int(s.queue), "connection"), s.queueRoom, times(int(s.synack.events)))
 		v.outcome = g.ofHandshake(s)
-	default:
-		return nil
 	}
 	return v
 }
@@ -409,7 +410,7 @@ func natReuse(g *Engine, s *story) *verdict {
 	if v.outcome == Recovered {
 		return nil
 	}
-	if d := g.world.to[s.remote]; d != nil {
+	if d := g.world.to[endOf(s.remote.Addr(), s.remote.Port())]; d != nil {
 		for i := range d.reached {
 			if r := &d.reached[i]; r.boot > first && !r.owner.same(&s.owner) {
 				v.certainty = Likely

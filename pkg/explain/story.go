@@ -141,7 +141,9 @@ type resets struct {
 // burst is how close to each other repairs belong together.
 const burst = 10 * time.Millisecond
 
-func (s *story) tuple() tuple { return tuple{s.local, s.remote} }
+func (s *story) tuple() tuple {
+	return tuple{endOf(s.local.Addr(), s.local.Port()), endOf(s.remote.Addr(), s.remote.Port())}
+}
 
 // see notes an event.
 func (s *story) see(e *events.Event, whole bool) {
