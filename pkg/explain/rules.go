@@ -248,7 +248,15 @@ func (g *Engine) of(s *story, r *series) Outcome {
 const patience = 50 * time.Millisecond
 
 func sendFailed(g *Engine, s *story) *verdict {
-	if s.failed == 0 {
+	switch waited := time.Duration(s.closed.boot - min(s.opened.boot, s.closed.boot)); {
+	case s.failed > 0:
+	case s.busy > 0 && s.busy >= s.syn.events && s.rto.events == 0:
+		return &verdict{outcome: g.ofConnect(s), certainty: Certain, cause: g.say(
+			"the first SYN to %s had not left this host when it was to be sent again (EBUSY): it waits for a neighbour to answer (ARP, neighbour discovery), or in a full queue", peer(s.remote))}
+	case s.syn.events == 0 && s.opened.boot != 0 && s.closedFrom == events.SynSent && waited > 3*time.Second/2 && !s.reset.sent && !s.reset.received:
+		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+			"no SYN to %s went again in %s: this host could not send it", peer(s.remote), dur(waited)), missing: "the error, which kernels before 6.17 do not show"}
+	default:
 		return nil
 	}
 	var what string
