@@ -128,7 +128,7 @@ func TestNATReuse(t *testing.T) {
 		if tt.answered == meanwhile {
 			reach(3)
 		}
-		s.after(2*time.Second).add(syn(e, 2, 2*time.Second, 4*time.Second))
+		s.after(2 * time.Second).add(syn(e, 2, 2*time.Second, 4*time.Second))
 		s.after(4 * time.Second).add(turn(e, events.SynSent, events.Close, etimedout))
 		r := s.g.Report(time.Time{})
 		if got := found(r); got != tt.want {
