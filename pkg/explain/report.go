@@ -388,7 +388,7 @@ func (f *Finding) finish(all *findings) {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Comm, b.Comm), cmp.Compare(a.PID, b.PID), cmp.Compare(a.Cgroup, b.Cgroup))
 	})
 	if f.ID == "stalled" && f.Count > 1 {
-		f.crowd = fmt.Sprintf("%s of the %d went to %s: many at once to one peer is the path or the peer; one alone is that connection (its NAT or firewall state, its process).", plural(f.Peers[0].Count, "connection"), f.Count, f.Peers[0].Addr)
+		f.crowd = fmt.Sprintf("%d of the %d connections went to %s: many at once to one peer is the path or the peer; one alone is that connection (its NAT or firewall state, its process).", f.Peers[0].Count, f.Count, f.Peers[0].Addr)
 	}
 	if n := len(f.Peers); n > maxPeers {
 		f.Peers, f.MorePeers = f.Peers[:maxPeers], n-maxPeers
