@@ -101,8 +101,8 @@ func (a *app) copied(cmd *cobra.Command, f *streamFlags, src *record.Source) rec
 	return info
 }
 
-// replayBanner says what is read.
-func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) string {
+// named names what is read.
+func (f *streamFlags) named() string {
 	what := printable(f.read[0])
 	if what == "-" {
 		what = "standard input"
@@ -110,7 +110,12 @@ func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) stri
 	if n := len(f.read) - 1; n > 0 {
 		what += fmt.Sprintf(" and %d more", n)
 	}
-	text := "reading " + what
+	return what
+}
+
+// replayBanner says what is read.
+func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) string {
+	text := "reading " + f.named()
 	if info.Start > 0 {
 		begun := time.Unix(0, info.Start)
 		if f.utc {

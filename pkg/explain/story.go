@@ -22,6 +22,7 @@ type story struct {
 	began, last stamp
 	settings    *events.Settings
 	line        timeline
+	whole       bool      // each event is in line
 	before      [6]change // the first changes, while there is no trouble
 	changes     int
 
@@ -140,7 +141,9 @@ type resets struct {
 // burst is how close to each other repairs belong together.
 const burst = 10 * time.Millisecond
 
-func (s *story) tuple() tuple { return tuple{s.local, s.remote} }
+func (s *story) tuple() tuple {
+	return tuple{endOf(s.local.Addr(), s.local.Port()), endOf(s.remote.Addr(), s.remote.Port())}
+}
 
 // see notes an event.
 func (s *story) see(e *events.Event, whole bool) {
