@@ -128,7 +128,7 @@ func adviseStalled(f *Finding) []string {
 }
 
 func adviseOrphan(*Finding) []string {
-	return []string{"one that recovered was a loss at the end, and needs nothing. Those that fail have a peer that is gone; nobody waits for them. If there are many (ss -tan state fin-wait-1; state last-ack), lower net.ipv4.tcp_orphan_retries (0 means 8), and see tcp_max_orphans."}
+	return []string{"those that fail have a peer that is gone; nobody waits for them. If there are many (ss -tan state fin-wait-1; state last-ack), lower net.ipv4.tcp_orphan_retries (0 means 8), and see tcp_max_orphans."}
 }
 
 func adviseUnread(*Finding) []string {
