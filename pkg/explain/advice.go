@@ -177,3 +177,9 @@ func adviseLoss(*Finding) []string {
 		"one peer alone: its path; all peers: this host, or its uplink.",
 	}
 }
+
+func adviseError(*Finding) []string {
+	return []string{
+		"the error is what the application saw. tcpdump of the connection shows what came before; the settings of keepalive and TCP_USER_TIMEOUT decide after how long silence becomes ETIMEDOUT.",
+	}
+}
