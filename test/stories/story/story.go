@@ -245,9 +245,9 @@ func (w *Watch) recorded(args ...string) string {
 
 // findings is the part of a report that live and recorded have in common: the findings, or that there are none.
 func findings(text string) string {
-	head, rest, ok := strings.Cut(text, "\n\n")
+	_, rest, ok := strings.Cut(text, "\n\n")
 	if !ok {
-		head, _, _ = strings.Cut(text, " in trouble ")
+		head, _, _ := strings.Cut(text, " in trouble ")
 		return head
 	}
 	rest, _, _ = strings.Cut(rest, "\nall that happened to one connection: ")
