@@ -243,15 +243,17 @@ func TestSendFailures(t *testing.T) {
 	for _, family := range families {
 		t.Run("firewall/"+family.String(), func(t *testing.T) {
 			t.Parallel()
-			play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+			evs := play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 				return nft.BlockedOutput(ctx, p, 2)
 			})
+			checkFindings(t, "blocked output", evs)
 		})
 		t.Run("no neighbour/"+family.String(), func(t *testing.T) {
 			t.Parallel()
-			play(t, labtest.NewPair(t, labtest.PairOptions{NoNeighbour: true}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+			evs := play(t, labtest.NewPair(t, labtest.PairOptions{NoNeighbour: true}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 				return labtest.Unreachable(ctx, p, 2)
 			})
+			checkFindings(t, "no neighbour", evs)
 		})
 	}
 }
@@ -265,6 +267,7 @@ func TestFirewall(t *testing.T) {
 			t.Run(name+"/"+family.String(), func(t *testing.T) {
 				t.Parallel()
 				evs := play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), run)
+				checkFindings(t, "rejected "+name, evs)
 				for _, e := range only(evs, events.KindFirewall) {
 					if e.Why == "" || !e.Has(events.HasTrigger|events.HasTTL) || e.NetNS == 0 ||
 						name == "output" && (e.State != events.SynSent || e.Cookie == 0) {
@@ -283,6 +286,7 @@ func TestPathMTU(t *testing.T) {
 			t.Parallel()
 			place := labtest.NewPair(t, labtest.PairOptions{PathMTU: 1400}).Place(family)
 			evs := play(t, place, labtest.PathMTU)
+			checkFindings(t, "path MTU", evs)
 			if len(only(evs, events.KindPMTU)) == 0 {
 				t.Errorf("nothing of kind pmtu:\n%s", dump(evs))
 			}
@@ -321,6 +325,7 @@ func TestPortReuse(t *testing.T) {
 				evs := play(t, b.Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 					return b.PortReuse(ctx, p, tt.want, tt.settings...)
 				})
+				checkFindings(t, "balancer, "+name, evs)
 				for _, e := range only(evs, events.KindBadAck) {
 					if e.State != events.SynSent || e.TriggerFlags != events.ACK || e.TriggerTimestamps {
 						t.Errorf("%s, in answer to %v, timestamps %v", line(&e), e.TriggerFlags, e.TriggerTimestamps)
@@ -342,6 +347,7 @@ func TestReordered(t *testing.T) {
 			evs := play(t, tunnel.Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 				return tunnel.Reordered(ctx, p, bursts)
 			})
+			checkFindings(t, "reordered", evs)
 			n := uint32(0)
 			for _, e := range evs {
 				if e.Type == events.Retransmit {
@@ -476,6 +482,7 @@ func TestQueueFull(t *testing.T) {
 					return p.Client.Do(tc.Run)
 				})
 			})
+			checkFindings(t, "queue full", evs)
 			for _, e := range only(evs, events.KindSYN) {
 				if e.NextRTO != 500*time.Millisecond {
 					t.Errorf("the next try is in %v: %s", e.NextRTO, line(&e))

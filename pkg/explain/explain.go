@@ -13,6 +13,8 @@
 package explain
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -50,7 +52,9 @@ const (
 	// grace is how long the story of a connection that is over is kept open:
 	// the reset of a closed socket comes after the close, and the other end may
 	// be on this host.
-	grace = 5 * time.Second
+	grace = time.Second
+	// together is how far apart the stories of two ends of a connection may be.
+	together = 5 * time.Second
 	// settingsAge is how long settings are taken for those of now.
 	settingsAge = time.Minute
 )
@@ -68,6 +72,7 @@ type Engine struct {
 	ends   map[tuple]*story
 	world  world
 	found  findings
+	brief  bool // verdicts need no words
 
 	settings map[uint32]*known
 
@@ -88,8 +93,15 @@ type stray struct {
 	netns uint32
 }
 
-// tuple is both ends.
-type tuple struct{ local, remote netip.AddrPort }
+// tuple is both ends, without a pointer.
+type tuple struct{ local, remote end }
+
+type end struct {
+	addr [16]byte
+	port uint16
+}
+
+func endOf(a netip.Addr, port uint16) end { return end{a.As16(), port} }
 
 func (t tuple) mirrored() tuple { return tuple{t.remote, t.local} }
 
@@ -114,6 +126,9 @@ func (g *Engine) Add(e *events.Event) {
 		return
 	}
 	g.events++
+	if g.now.boot > e.Boot+uint64(time.Minute) {
+		g.restart()
+	}
 	g.now = stamp{e.Boot, e.Time}
 	if g.started.boot == 0 {
 		g.started = g.now
@@ -162,7 +177,7 @@ func (g *Engine) Add(e *events.Event) {
 }
 
 func strayOf(e *events.Event) stray {
-	return stray{tuple{netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort)}, e.NetNS}
+	return stray{tuple{endOf(e.LAddr, e.LPort), endOf(e.RAddr, e.RPort)}, e.NetNS}
 }
 
 // story is that of e's connection; nil if there is none yet.
@@ -194,7 +209,9 @@ func (g *Engine) begin(e *events.Event) *story {
 func (g *Engine) forget() {
 	for g.calm > maxQuiet {
 		if s, _ := g.quiet.pop(); s.calm {
-			g.drop(s)
+			if !s.whole {
+				g.drop(s)
+			}
 			g.calm--
 		}
 	}
@@ -202,7 +219,7 @@ func (g *Engine) forget() {
 		g.quiet.keep(func(s *story) bool { return s.calm })
 	}
 	for g.recent.len() > maxRecent {
-		if s, _ := g.recent.pop(); !s.troubled {
+		if s, _ := g.recent.pop(); !s.troubled && !s.whole {
 			g.drop(s)
 		}
 	}
@@ -231,11 +248,33 @@ func (g *Engine) retire(now uint64) {
 	g.world.age(now)
 }
 
+// restart begins anew with events of another boot, or of another host, where the
+// same ids are of other connections.
+func (g *Engine) restart() {
+	g.decideAll()
+	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[tuple]*story{}, map[uint32]*known{}
+	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
+	g.world = newWorld()
+}
+
+// decideAll ends all stories.
+func (g *Engine) decideAll() {
+	for g.ended.len() > 0 {
+		s, _ := g.ended.pop()
+		g.decide(s)
+	}
+	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
+	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
+	for _, s := range rest {
+		g.decide(s)
+	}
+}
+
 // decide ends a story.
 func (g *Engine) decide(s *story) {
 	decided := s.gone
 	g.drop(s)
-	if decided || !s.troubled {
+	if decided || !s.troubled && g.o.Only == nil || len(s.line.list) == 0 {
 		return
 	}
 	if g.o.Only != nil {

@@ -27,7 +27,7 @@ func (r *Report) WriteMarkdown(w io.Writer, v View) error {
 
 func (m *markdown) report() {
 	r, v := m.r, m.v
-	if !v.NoHeader || r.Troubled == 0 {
+	if !v.NoHeader || len(r.Connections) == 0 {
 		m.line("## " + prose(headline(r, v)))
 		m.line("")
 		m.line(prose(watched(r, v)))

@@ -186,9 +186,9 @@ func TestNothing(t *testing.T) {
 		return &Report{Start: start, End: after(90 * time.Second), Events: 2, Notes: []string{"that"}}
 	}
 	for want, v := range map[string]View{
-		"no connection in trouble in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events)\nnote: that\n":                {NoHeader: true},
-		"no such connection in trouble in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events)\nnote: that\n":           {Whole: true},
-		"## no such connection in trouble in 1 min 30 s\n\nall of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events\n\n*Note:* that\n\n": {Whole: true, More: "md"},
+		"no connection in trouble in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events)\nnote: that\n":     {NoHeader: true},
+		"no such connection in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events)\nnote: that\n":           {Whole: true},
+		"## no such connection in 1 min 30 s\n\nall of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events\n\n*Note:* that\n\n": {Whole: true, More: "md"},
 	} {
 		v.Location, v.Watched = time.UTC, "all of it"
 		var b bytes.Buffer

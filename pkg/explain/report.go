@@ -5,7 +5,6 @@ package explain
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,6 +44,7 @@ type Finding struct {
 	Advice      []string
 
 	rule   *rule
+	known  *events.Settings // that were looked at last
 	crowd  string
 	peers  map[Peer]int
 	owners map[Owner]int
@@ -143,21 +143,38 @@ func (f *findings) add(g *Engine, s *story, list []verdict) {
 	if len(list) == 0 && g.o.Only == nil {
 		return // repeated segments that mean nothing
 	}
-	f.troubled++
-	c := g.connection(s)
-	for _, v := range list {
-		c.Findings = append(c.Findings, Story{v.rule.id, v.outcome, v.certainty, v.cause, v.missing})
-		f.finding(v.rule).add(s, &v)
+	f.troubled += min(len(list), 1)
+	outcome := Recovered
+	if len(list) == 0 {
+		outcome = ""
+	}
+	for i := range list {
+		if worse(list[i].outcome) > worse(outcome) {
+			outcome = list[i].outcome
+		}
 	}
 	if len(list) > 0 {
-		c.Outcome = list[0].outcome
+		f.outcomes[outcome]++
 	}
-	f.outcomes[c.Outcome]++
-	if len(f.list) < maxListed {
-		f.list = append(f.list, c)
-	} else {
+	if g.brief && slices.ContainsFunc(list, func(v verdict) bool { return f.finding(v.rule).wants(&v) }) {
+		g.brief = false
+		list = g.judge(s) // it is to be the example
+		g.brief = true
+	}
+	for i := range list {
+		f.finding(list[i].rule).add(s, &list[i])
+	}
+	if len(f.list) >= maxListed {
 		f.unlisted++
+		return
 	}
+	c := g.connection(s)
+	c.Outcome = outcome
+	for _, v := range list {
+		c.Findings = append(c.Findings, Story{v.rule.id, v.outcome, v.certainty, v.cause, v.missing})
+	}
+	f.list = append(f.list, c)
+	g.brief = len(f.list) >= maxListed
 }
 
 func (f *findings) finding(r *rule) *Finding {
@@ -175,9 +192,12 @@ func worse(o Outcome) int { return slices.Index([]Outcome{Recovered, "", Pending
 
 func weaker(c Certainty) int { return slices.Index([]Certainty{Certain, Likely, Possible}, c) }
 
+// wants reports whether a verdict is the one to tell in full.
+func (f *Finding) wants(v *verdict) bool { return f.Count == 0 || worse(v.outcome) > worse(f.Outcome) }
+
 func (f *Finding) add(s *story, v *verdict) {
 	first, last := s.first(), time.Unix(0, s.last.time)
-	if f.Count == 0 || worse(v.outcome) > worse(f.Outcome) {
+	if f.wants(v) {
 		f.Outcome, f.Cause = v.outcome, v.cause
 		f.Evidence = s.evidence()
 	}
@@ -198,6 +218,10 @@ func (f *Finding) add(s *story, v *verdict) {
 	if v.missing != "" && !slices.Contains(f.Missing, v.missing) && len(f.Missing) < maxEvidence {
 		f.Missing = append(f.Missing, v.missing)
 	}
+	if s.settings == nil || s.settings == f.known {
+		return
+	}
+	f.known = s.settings
 	for _, name := range f.rule.settings {
 		if !strings.HasPrefix(name, "net.") {
 			name = "net.ipv4." + name
@@ -313,15 +337,7 @@ func (g *Engine) Report(end time.Time) *Report {
 		g.now.boot += uint64(end.UnixNano() - g.now.time)
 		g.now.time = end.UnixNano()
 	}
-	for g.ended.len() > 0 {
-		s, _ := g.ended.pop()
-		g.decide(s)
-	}
-	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
-	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
-	for _, s := range rest {
-		g.decide(s)
-	}
+	g.decideAll()
 	r := &Report{Events: g.events, Lost: g.lost, Troubled: g.found.troubled, Outcomes: g.found.outcomes, Connections: g.found.list, Unlisted: g.found.unlisted}
 	if g.events > 0 {
 		r.Start, r.End = time.Unix(0, g.started.time), time.Unix(0, g.now.time)

@@ -186,7 +186,10 @@ func (g *Engine) judge(s *story) []verdict {
 	if other == nil || other == s || !s.meets(other) {
 		return own
 	}
+	brief := g.brief
+	g.brief = true
 	theirs := g.ask(other)
+	g.brief = brief
 	return slices.DeleteFunc(own, func(v verdict) bool {
 		for _, t := range theirs {
 			if slices.Contains(v.rule.echoes, t.rule.id) && !(t.rule == v.rule && !other.reset.sent) {
@@ -218,7 +221,7 @@ func (g *Engine) ask(s *story) (list []verdict) {
 
 // meets reports whether two stories were told at the same time.
 func (s *story) meets(o *story) bool {
-	return s.began.boot <= o.last.boot+uint64(grace) && o.began.boot <= s.last.boot+uint64(grace)
+	return s.began.boot <= o.last.boot+uint64(together) && o.began.boot <= s.last.boot+uint64(together)
 }
 
 // ended reports whether the connection came to nothing, in the eyes of its
@@ -245,7 +248,15 @@ func (g *Engine) of(s *story, r *series) Outcome {
 const patience = 50 * time.Millisecond
 
 func sendFailed(g *Engine, s *story) *verdict {
-	if s.failed == 0 {
+	switch waited := time.Duration(s.closed.boot - min(s.opened.boot, s.closed.boot)); {
+	case s.failed > 0:
+	case s.busy > 0 && s.busy >= s.syn.events && s.rto.events == 0:
+		return &verdict{outcome: g.ofConnect(s), certainty: Certain, cause: g.say(
+			"the first SYN to %s had not left this host when it was to be sent again (EBUSY): it waits for a neighbour to answer (ARP, neighbour discovery), or in a full queue", peer(s.remote))}
+	case s.syn.events == 0 && s.opened.boot != 0 && s.closedFrom == events.SynSent && waited > 3*time.Second/2 && !s.reset.sent && !s.reset.received:
+		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+			"no SYN to %s went again in %s: this host could not send it", peer(s.remote), dur(waited)), missing: "the error, which kernels before 6.17 do not show"}
+	default:
 		return nil
 	}
 	var what string
@@ -265,7 +276,7 @@ func sendFailed(g *Engine, s *story) *verdict {
 	}
 	v := &verdict{
 		outcome: Pending, certainty: Certain,
-		cause: fmt.Sprintf("%s could not be sent (%s): %s", plural(int(s.failed), "segment"), s.sendErr, what),
+		cause: g.say("%s could not be sent (%s): %s", plural(int(s.failed), "segment"), s.sendErr, what),
 	}
 	switch {
 	case s.failedClose(), s.closed.boot != 0 && s.closedFrom == events.SynSent:
@@ -283,17 +294,17 @@ func portsExhausted(g *Engine, s *story) *verdict {
 	if s.closed.boot == 0 || s.closedFrom != events.SynSent || s.local.Port() != 0 || s.err != 0 {
 		return nil
 	}
-	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peerText(s.remote)
+	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peer(s.remote).String()
 	var taken []string
 	if s.held.open > 0 {
 		taken = append(taken, plural(s.held.open, "connection")+" to it")
 	}
 	if s.held.waiting > 0 {
-		taken = append(taken, fmt.Sprintf("%d in TIME_WAIT (closed here in the last 60 s)", s.held.waiting))
+		taken = append(taken, g.say("%d in TIME_WAIT (closed here in the last 60 s)", s.held.waiting))
 	}
 	v := &verdict{outcome: Failed, certainty: Certain}
 	if first, last, ok := s.portRange(); ok {
-		cause += fmt.Sprintf("; ip_local_port_range has %s", plural(last-first+1, "port"))
+		cause += g.say("; ip_local_port_range has %s", plural(last-first+1, "port"))
 	}
 	if len(taken) > 0 {
 		cause += "; seen to hold ports: " + strings.Join(taken, ", ")
@@ -323,16 +334,16 @@ func timeWaitCollision(g *Engine, s *story) *verdict {
 	}
 	v := &verdict{
 		certainty: Likely,
-		cause: fmt.Sprintf("%s answered the SYN with an ACK for an older connection of the same ports (%s): it still remembers that one, most often in TIME_WAIT; this host reset it",
-			peerText(s.remote), stamps),
+		cause: g.say("%s answered the SYN with an ACK for an older connection of the same ports (%s): it still remembers that one, most often in TIME_WAIT; this host reset it",
+			peer(s.remote), stamps),
 	}
 	switch {
 	case s.established.boot != 0:
 		v.outcome = Recovered
-		v.cause += fmt.Sprintf(", and was let in %s later", dur(time.Duration(s.established.boot-min(s.reset.sentAt.boot, s.established.boot))))
+		v.cause += g.say(", and was let in %s later", dur(time.Duration(s.established.boot-min(s.reset.sentAt.boot, s.established.boot))))
 	case s.closed.boot != 0:
 		v.outcome = Failed
-		v.cause += fmt.Sprintf(", %s, in vain: the server or something before it ignores these resets", times(int(s.reset.badAcks)))
+		v.cause += g.say(", %s, in vain: the server or something before it ignores these resets", times(int(s.reset.badAcks)))
 	case s.syn.answered(g.now.boot) && g.lost == 0:
 		v.outcome = Recovered
 	default:
@@ -341,7 +352,7 @@ func timeWaitCollision(g *Engine, s *story) *verdict {
 	return v
 }
 
-func rejected(_ *Engine, s *story) *verdict {
+func rejected(g *Engine, s *story) *verdict {
 	if !s.reset.sent || s.reset.kind != events.KindFirewall {
 		return nil
 	}
@@ -349,17 +360,18 @@ func rejected(_ *Engine, s *story) *verdict {
 }
 
 func queueFull(g *Engine, s *story) *verdict {
-	v := &verdict{outcome: Pending, certainty: Certain}
+	if s.reset.overflow == 0 && !s.queueFull {
+		return nil
+	}
+	v := &verdict{certainty: Certain}
 	switch {
 	case s.reset.overflow > 0:
 		v.outcome = Failed
-		v.cause = fmt.Sprintf("port %d's accept queue was full when the handshake's last step came, and tcp_abort_on_overflow answers that with a reset", s.local.Port())
-	case s.queueFull:
-		v.cause = fmt.Sprintf("port %d had %s waiting for accept(), at a limit of %d: the handshake's last step is dropped, and the SYN-ACK goes again (%s)",
+		v.cause = g.say("port %d's accept queue was full when the handshake's last step came, and tcp_abort_on_overflow answers that with a reset", s.local.Port())
+	default:
+		v.cause = g.say("port %d had %s waiting for accept(), at a limit of %d: the handshake's last step is dropped, and the SYN-ACK goes again (%s)",
 			s.local.Port(), plural(int(s.queue), "connection"), s.queueRoom, times(int(s.synack.events)))
 		v.outcome = g.ofHandshake(s)
-	default:
-		return nil
 	}
 	return v
 }
@@ -383,12 +395,12 @@ func (g *Engine) ofHandshake(s *story) Outcome {
 	return Failed // the last one's time is over, and no connection came of it
 }
 
-func refused(_ *Engine, s *story) *verdict {
+func refused(g *Engine, s *story) *verdict {
 	switch {
 	case s.reset.sent && s.reset.kind == events.KindRefused:
-		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("nothing listens on %s", peerText(s.local))}
+		return &verdict{outcome: Failed, certainty: Certain, cause: g.say("nothing listens on %s", peer(s.local))}
 	case s.reset.received && s.reset.gotIn == events.SynSent, s.closedFrom == events.SynSent && s.err == econnrefused:
-		return &verdict{outcome: Failed, certainty: Likely, cause: fmt.Sprintf("%s answered the SYN with a reset: nothing listens there, or a firewall rejects it", peerText(s.remote))}
+		return &verdict{outcome: Failed, certainty: Likely, cause: g.say("%s answered the SYN with a reset: nothing listens there, or a firewall rejects it", peer(s.remote))}
 	}
 	return nil
 }
@@ -400,17 +412,17 @@ func natReuse(g *Engine, s *story) *verdict {
 	first := s.syn.since
 	v := &verdict{
 		outcome: g.ofConnect(s), certainty: Possible,
-		cause: fmt.Sprintf("%s did not answer %s of %s, and had answered %s %s before", peerText(s.remote), plural(int(s.syn.most)+1, "SYN"),
+		cause: g.say("%s did not answer %s of %s, and had answered %s %s before", peer(s.remote), plural(int(s.syn.most)+1, "SYN"),
 			s.owner.name(), s.nat.owner.name(), dur(time.Duration(first-min(first, s.nat.boot)))),
 	}
 	if v.outcome == Recovered {
 		return nil
 	}
-	if d := g.world.to[s.remote]; d != nil {
+	if d := g.world.to[endOf(s.remote.Addr(), s.remote.Port())]; d != nil {
 		for i := range d.reached {
 			if r := &d.reached[i]; r.boot > first && !r.owner.same(&s.owner) {
 				v.certainty = Likely
-				v.cause += fmt.Sprintf(", and answered %s again meanwhile", r.owner.name())
+				v.cause += g.say(", and answered %s again meanwhile", r.owner.name())
 				break
 			}
 		}
@@ -442,32 +454,32 @@ func connectTimeout(g *Engine, s *story) *verdict {
 		if waited < patience {
 			return nil
 		}
-		return &verdict{outcome: Failed, certainty: Likely, cause: fmt.Sprintf(
-			"the application gave up %s after its SYN to %s, before the first time-out (1 s) could send it again", dur(waited), peerText(s.remote))}
+		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+			"the application gave up %s after its SYN to %s, before the first time-out (1 s) could send it again", dur(waited), peer(s.remote))}
 	}
 	v := &verdict{outcome: g.ofConnect(s), certainty: Certain}
-	v.cause = fmt.Sprintf("%s to %s went unanswered", plural(int(s.syn.most)+1, "SYN"), peerText(s.remote))
+	v.cause = g.say("%s to %s went unanswered", plural(int(s.syn.most)+1, "SYN"), peer(s.remote))
 	if at := s.synTimes(); at != "" {
 		v.cause += ", sent at " + at + " s"
 	}
 	switch {
 	case v.outcome == Recovered && s.established.boot != 0:
-		v.cause = fmt.Sprintf("%s to %s until one was answered: connecting took %s", plural(int(s.syn.most)+1, "SYN"), peerText(s.remote),
+		v.cause = g.say("%s to %s until one was answered: connecting took %s", plural(int(s.syn.most)+1, "SYN"), peer(s.remote),
 			dur(time.Duration(s.established.boot-min(s.syn.since, s.established.boot))))
 	case v.outcome == Recovered:
-		v.cause = fmt.Sprintf("%s to %s until one was answered", plural(int(s.syn.most)+1, "SYN"), peerText(s.remote))
+		v.cause = g.say("%s to %s until one was answered", plural(int(s.syn.most)+1, "SYN"), peer(s.remote))
 	case gaveUp:
-		v.cause += fmt.Sprintf("; the application gave up after %s", dur(time.Duration(s.closed.boot-min(s.syn.since, s.closed.boot))))
+		v.cause += g.say("; the application gave up after %s", dur(time.Duration(s.closed.boot-min(s.syn.since, s.closed.boot))))
 	case s.failedClose() && s.err == etimedout:
-		v.cause += fmt.Sprintf("; the kernel gave up after %s (ETIMEDOUT)", dur(time.Duration(s.closed.boot-min(s.syn.since, s.closed.boot))))
+		v.cause += g.say("; the kernel gave up after %s (ETIMEDOUT)", dur(time.Duration(s.closed.boot-min(s.syn.since, s.closed.boot))))
 	case s.failedClose():
 		v.cause += "; it ended with " + s.err.String() + ", as routers say by ICMP"
 	case v.outcome == Pending:
 		if left, ok := s.synsLeft(); ok {
-			v.cause += fmt.Sprintf("; %d more are left", left)
+			v.cause += g.say("; %d more are left", left)
 		}
 		if s.syn.givesUp > 0 {
-			v.cause += fmt.Sprintf("; the kernel gives up about %s after the last", dur(s.syn.givesUp))
+			v.cause += g.say("; the kernel gives up about %s after the last", dur(s.syn.givesUp))
 		}
 	}
 	return v
@@ -501,22 +513,22 @@ func synackUnanswered(g *Engine, s *story) *verdict {
 		return nil
 	}
 	v := &verdict{outcome: g.ofHandshake(s), certainty: Certain}
-	v.cause = fmt.Sprintf("%s began a handshake with port %d and then answered no SYN-ACK", s.remote.Addr(), s.local.Port())
+	v.cause = g.say("%s began a handshake with port %d and then answered no SYN-ACK", s.remote.Addr(), s.local.Port())
 	switch v.outcome {
 	case Recovered:
-		v.cause = fmt.Sprintf("the SYN-ACK to %s went %s until it was answered: it was lost, or the answer was", s.remote.Addr(), times(int(s.synack.most)+1))
+		v.cause = g.say("the SYN-ACK to %s went %s until it was answered: it was lost, or the answer was", s.remote.Addr(), times(int(s.synack.most)+1))
 	case Failed:
-		v.cause += fmt.Sprintf(": %d were sent", s.synack.most+1)
+		v.cause += g.say(": %d were sent", s.synack.most+1)
 	default:
-		v.cause += fmt.Sprintf(" so far, of %d", s.synack.most+1)
+		v.cause += g.say(" so far, of %d", s.synack.most+1)
 		if s.synack.givesUp > 0 {
-			v.cause += fmt.Sprintf("; given up about %s after the last", dur(s.synack.givesUp))
+			v.cause += g.say("; given up about %s after the last", dur(s.synack.givesUp))
 		}
 	}
 	return v
 }
 
-func readTimeout(_ *Engine, s *story) *verdict {
+func readTimeout(g *Engine, s *story) *verdict {
 	if s.left.boot == 0 || s.reset.received || s.err != 0 && s.err != econnreset || s.rto.most > 1 {
 		return nil
 	}
@@ -541,12 +553,12 @@ func readTimeout(_ *Engine, s *story) *verdict {
 		if s.rto.events == 0 {
 			certainty = Likely // a probe may be needless
 		}
-		return &verdict{outcome: Failed, certainty: certainty, cause: fmt.Sprintf(
-			"the application closed %s after %s to %s that had not been answered", dur(since), how, peerText(s.remote))}
+		return &verdict{outcome: Failed, certainty: certainty, cause: g.say(
+			"the application closed %s after %s to %s that had not been answered", dur(since), how, peer(s.remote))}
 	case s.hasUnacked && s.srtt > 0 && s.unacked >= max(2*s.srtt, patience):
-		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
+		return &verdict{outcome: Failed, certainty: Certain, cause: g.say(
 			"the application closed when its oldest byte to %s had been unacknowledged for %s, at a round-trip time of %s: it was lost, and the kernel's repair was still to come",
-			peerText(s.remote), dur(s.unacked), dur(s.srtt))}
+			peer(s.remote), dur(s.unacked), dur(s.srtt))}
 	}
 	return nil
 }
@@ -559,18 +571,18 @@ func userTimeout(g *Engine, s *story) *verdict {
 		return nil
 	}
 	v := &verdict{outcome: g.of(s, &s.rto), certainty: Certain}
-	v.cause = fmt.Sprintf("%s was silent, and the application allows that for %s (TCP_USER_TIMEOUT)", peerText(s.remote), dur(s.userTimeout))
+	v.cause = g.say("%s was silent, and the application allows that for %s (TCP_USER_TIMEOUT)", peer(s.remote), dur(s.userTimeout))
 	if s.closed.boot != 0 {
-		v.cause += fmt.Sprintf(": ETIMEDOUT %s after the first unanswered byte", dur(time.Duration(s.closed.boot-min(s.rto.since, s.closed.boot))))
+		v.cause += g.say(": ETIMEDOUT %s after the first unanswered byte", dur(time.Duration(s.closed.boot-min(s.rto.since, s.closed.boot))))
 	} else {
-		v.cause += fmt.Sprintf("; the kernel gives up about %s after the last time-out", dur(s.rto.givesUp))
+		v.cause += g.say("; the kernel gives up about %s after the last time-out", dur(s.rto.givesUp))
 	}
 	return v
 }
 
 // byKind judges a sent reset by its kind.
 func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*Engine, *story) *verdict {
-	return func(_ *Engine, s *story) *verdict {
+	return func(g *Engine, s *story) *verdict {
 		if !s.reset.sent || s.reset.kind != kind && !slices.Contains(also, s.reset.kind) {
 			return nil
 		}
@@ -581,7 +593,7 @@ func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*En
 		if s.reset.state != 0 {
 			cause += ", in " + s.reset.state.String()
 		}
-		return &verdict{outcome: Failed, certainty: certainty, cause: fmt.Sprintf("this side reset the connection with %s: %s", peerText(s.remote), cause)}
+		return &verdict{outcome: Failed, certainty: certainty, cause: g.say("this side reset the connection with %s: %s", peer(s.remote), cause)}
 	}
 }
 
@@ -597,35 +609,35 @@ func unknownConnection(g *Engine, s *story) *verdict {
 	if s.prior {
 		return nil // what was on its way when the connection ended
 	}
-	return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf(
-		"%s sent to a connection with port %d that does not exist here (any more): this host was restarted, the process gone long ago, or the packet is a stray one", peerText(s.remote), s.local.Port())}
+	return &verdict{outcome: Failed, certainty: Certain, cause: g.say(
+		"%s sent to a connection with port %d that does not exist here (any more): this host was restarted, the process gone long ago, or the packet is a stray one", peer(s.remote), s.local.Port())}
 }
 
-func otherReset(_ *Engine, s *story) *verdict {
+func otherReset(g *Engine, s *story) *verdict {
 	if !s.reset.sent || s.prior {
 		return nil
 	}
 	if s.reset.kind == events.KindOther || s.reset.kind == events.KindUnknown {
-		return &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("this side reset the connection with %s in %s: %s", peerText(s.remote), s.reset.state, s.reset.why)}
+		return &verdict{outcome: Failed, certainty: Certain, cause: g.say("this side reset the connection with %s in %s: %s", peer(s.remote), s.reset.state, s.reset.why)}
 	}
 	return nil
 }
 
-func resetByPeer(_ *Engine, s *story) *verdict {
+func resetByPeer(g *Engine, s *story) *verdict {
 	if !s.reset.received || s.reset.gotIn == events.SynSent || s.reset.sent {
 		return nil
 	}
-	v := &verdict{outcome: Failed, certainty: Certain, cause: fmt.Sprintf("%s reset the connection in %s", peerText(s.remote), s.reset.gotIn)}
+	v := &verdict{outcome: Failed, certainty: Certain, cause: g.say("%s reset the connection in %s", peer(s.remote), s.reset.gotIn)}
 	switch s.reset.gotIn {
 	case events.SynRecv, events.NewSynRecv:
-		v.cause = fmt.Sprintf("%s gave up its own handshake with port %d", s.remote.Addr(), s.local.Port())
+		v.cause = g.say("%s gave up its own handshake with port %d", s.remote.Addr(), s.local.Port())
 	case events.CloseWait:
 		v.cause += ": it had closed its side, and was sent data that it no longer reads"
 	case events.FinWait1, events.FinWait2, events.Closing, events.LastAck:
 		v.cause += ", while it was being closed"
 	}
 	if s.rto.events > 0 {
-		v.cause += fmt.Sprintf(", after %s without an answer", plural(int(s.rto.most), "time-out"))
+		v.cause += g.say(", after %s without an answer", plural(int(s.rto.most), "time-out"))
 	}
 	return v
 }
@@ -641,18 +653,18 @@ func stalled(g *Engine, s *story) *verdict {
 	}
 	v := &verdict{outcome: g.of(s, r), certainty: Certain}
 	silent := time.Duration(r.last.boot - min(r.since, r.last.boot))
-	v.cause = fmt.Sprintf("%s was silent through %s, the RTO growing from %s to %s", peerText(s.remote), plural(int(r.most), "time-out"), dur(r.rto), dur(r.longest))
+	v.cause = g.say("%s was silent through %s, the RTO growing from %s to %s", peer(s.remote), plural(int(r.most), "time-out"), dur(r.rto), dur(r.longest))
 	switch {
 	case timedOut:
-		v.cause += fmt.Sprintf("; the kernel gave up after %s, the application saw ETIMEDOUT", dur(time.Duration(s.closed.boot-min(r.since, s.closed.boot))))
+		v.cause += g.say("; the kernel gave up after %s, the application saw ETIMEDOUT", dur(time.Duration(s.closed.boot-min(r.since, s.closed.boot))))
 	case v.outcome == Pending:
-		v.cause += fmt.Sprintf("; silent for %s at the last, the kernel gives up about %s after it", dur(silent), dur(r.givesUp))
+		v.cause += g.say("; silent for %s at the last, the kernel gives up about %s after it", dur(silent), dur(r.givesUp))
 	case v.outcome == Failed && s.err != 0:
 		v.cause += "; it ended with " + s.err.String()
 	case v.outcome == Failed:
 		v.cause += "; the application closed it"
 	case v.outcome == Recovered:
-		v.cause += fmt.Sprintf("; it went on after %s", dur(silent))
+		v.cause += g.say("; it went on after %s", dur(silent))
 	}
 	return v
 }
@@ -666,12 +678,12 @@ func orphanFIN(g *Engine, s *story) *verdict {
 	if v.outcome == Recovered && r.most < 2 {
 		return nil // a loss like others
 	}
-	v.cause = fmt.Sprintf("the application had closed, and %s did not acknowledge the rest: %s", peerText(s.remote), plural(int(r.most), "time-out"))
+	v.cause = g.say("the application had closed, and %s did not acknowledge the rest: %s", peer(s.remote), plural(int(r.most), "time-out"))
 	switch {
 	case v.outcome == Pending:
-		v.cause += fmt.Sprintf("; it stays in %s about %s after the last", s.line.state(), dur(r.givesUp))
+		v.cause += g.say("; it stays in %s about %s after the last", s.line.state(), dur(r.givesUp))
 	case s.failedClose():
-		v.cause += fmt.Sprintf("; given up after %s", dur(time.Duration(s.closed.boot-min(r.since, s.closed.boot))))
+		v.cause += g.say("; given up after %s", dur(time.Duration(s.closed.boot-min(r.since, s.closed.boot))))
 	}
 	return v
 }
@@ -688,9 +700,9 @@ func rtoFloor(g *Engine, s *story) *verdict {
 	if r.events > 1 {
 		each = "the last after"
 	}
-	return &verdict{outcome: g.of(s, r), certainty: Certain, cause: fmt.Sprintf(
+	return &verdict{outcome: g.of(s, r), certainty: Certain, cause: g.say(
 		"%s to %s, %s %s, which is %.0f times the smoothed round-trip time of %s: Linux waits at least 200 ms, however short the path",
-		plural(int(r.events), "time-out"), peerText(s.remote), each, dur(r.rto), float64(r.rto)/float64(s.smallest), dur(s.smallest))}
+		plural(int(r.events), "time-out"), peer(s.remote), each, dur(r.rto), float64(r.rto)/float64(s.smallest), dur(s.smallest))}
 }
 
 // near reports whether an address is on a network of one's own.
@@ -702,8 +714,8 @@ func reordering(g *Engine, s *story) *verdict {
 	if all == 0 || needless == 0 || needless*2 < all {
 		return nil
 	}
-	return &verdict{outcome: Recovered, certainty: Likely, cause: fmt.Sprintf(
-		"%s sent again to %s, and %d of them had arrived (DSACK): they were late, not lost", plural(int(all), "segment"), peerText(s.remote), needless)}
+	return &verdict{outcome: Recovered, certainty: Likely, cause: g.say(
+		"%s sent again to %s, and %d of them had arrived (DSACK): they were late, not lost", plural(int(all), "segment"), peer(s.remote), needless)}
 }
 
 // repaired is how many segments were sent again for lack of an acknowledgment.
@@ -728,21 +740,21 @@ func loss(g *Engine, s *story) *verdict {
 	if s.failedClose() {
 		v.outcome = Failed
 	}
-	v.cause = fmt.Sprintf("%s sent again to %s", plural(int(n), "segment"), peerText(s.remote))
+	v.cause = g.say("%s sent again to %s", plural(int(n), "segment"), peer(s.remote))
 	if s.segsOut > 0 {
-		v.cause += fmt.Sprintf(" of %d (%.2g%%)", s.segsOut, 100*float64(n)/float64(s.segsOut))
+		v.cause += g.say(" of %d (%.2g%%)", s.segsOut, 100*float64(n)/float64(s.segsOut))
 	}
 	switch b := s.repairs.bursts; {
 	case b == 1 && s.repairs.segs > 1:
 		v.cause += ", in one burst"
 	case b > 1:
-		v.cause += fmt.Sprintf(", at %d times over %s", b, dur(time.Duration(s.repairs.last.boot-s.repairs.first.boot)))
+		v.cause += g.say(", at %d times over %s", b, dur(time.Duration(s.repairs.last.boot-s.repairs.first.boot)))
 	}
 	if needless := s.dsacks - min(s.dsacksAt0, s.dsacks); needless > 0 {
-		v.cause += fmt.Sprintf("; %d had arrived (DSACK)", needless)
+		v.cause += g.say("; %d had arrived (DSACK)", needless)
 	}
 	if s.gap > 0 {
-		v.missing = fmt.Sprintf("%s sent again that no event showed", plural(int(s.gap), "segment"))
+		v.missing = g.say("%s sent again that no event showed", plural(int(s.gap), "segment"))
 	}
 	return v
 }
@@ -802,11 +814,22 @@ func (o *Owner) where() string {
 	return o.Cgroup
 }
 
-func peerText(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return "an unknown peer"
+// peer is an end as text.
+type peer netip.AddrPort
+
+func (p peer) String() string {
+	if a := netip.AddrPort(p); a.IsValid() {
+		return a.String()
 	}
-	return a.String()
+	return "an unknown peer"
+}
+
+// say is fmt.Sprintf, unless nobody listens.
+func (g *Engine) say(format string, args ...any) string {
+	if g.brief {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 func times(n int) string {

@@ -67,9 +67,9 @@ type story struct {
 	hasTotals bool
 	gap       uint32
 
-	failed   uint32 // retransmissions that this host could not send
-	sendErr  events.Errno
-	sendConn bool // one of them was a SYN
+	failed  uint32 // retransmissions that this host could not send
+	sendErr events.Errno
+	busy    uint32 // of which the first copy had not left it yet
 
 	reset resets
 	held  struct{ open, waiting int } // ports, by other connections to the same destination, when none was left
@@ -141,7 +141,9 @@ type resets struct {
 // burst is how close to each other repairs belong together.
 const burst = 10 * time.Millisecond
 
-func (s *story) tuple() tuple { return tuple{s.local, s.remote} }
+func (s *story) tuple() tuple {
+	return tuple{endOf(s.local.Addr(), s.local.Port()), endOf(s.remote.Addr(), s.remote.Port())}
+}
 
 // see notes an event.
 func (s *story) see(e *events.Event, whole bool) {
@@ -190,10 +192,13 @@ func (s *story) identify(e *events.Event) {
 }
 
 func (s *story) retransmit(e *events.Event, at stamp) {
-	if e.Error != 0 && !retried(e.Error) {
+	switch e.Error {
+	case 0, eagain:
+	case ebusy:
+		s.busy++
+	default:
 		s.failed++
 		s.sendErr = e.Error
-		s.sendConn = s.sendConn || e.Kind == events.KindSYN
 	}
 	if e.UserTimeout > 0 {
 		s.userTimeout = e.UserTimeout
@@ -326,10 +331,6 @@ func (s *story) change(e *events.Event, at stamp) {
 func (s *story) over() bool {
 	return s.closed.boot != 0 || s.conn == 0 || s.reset.sent && s.reset.state != events.SynSent || s.reset.received
 }
-
-// retried reports whether the kernel tries again at once, or the segment is
-// still on its way: no failure to send.
-func retried(e events.Errno) bool { return e == eagain || e == ebusy }
 
 const (
 	eperm        events.Errno = 1

@@ -43,8 +43,8 @@ func (r *Report) WriteTable(w io.Writer, v View) error {
 func (t *table) report() {
 	r, v := t.r, t.v
 	switch {
-	case v.NoHeader && r.Troubled > 0:
-	case r.Troubled == 0: // in one line
+	case v.NoHeader && len(r.Connections) > 0:
+	case len(r.Connections) == 0: // in one line
 		t.line(t.colors.title(headline(r, v)) + " (" + watched(r, v) + ")")
 	default:
 		t.paragraph("", t.colors.title(headline(r, v)))

@@ -63,8 +63,10 @@ func (c *clock) milli(t time.Time) string { return t.In(c.zone).Format(c.date + 
 func headline(r *Report, v *View) string {
 	text := plural(r.Troubled, "connection") + " in trouble"
 	switch {
+	case r.Troubled == 0 && v.Whole && len(r.Connections) > 0:
+		text = plural(len(r.Connections), "connection") + " without trouble"
 	case r.Troubled == 0 && v.Whole:
-		text = "no such connection in trouble"
+		text = "no such connection"
 	case r.Troubled == 0:
 		text = "no connection in trouble"
 	}

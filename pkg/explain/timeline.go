@@ -163,7 +163,7 @@ func (m *moment) String() string {
 	if m.err != 0 {
 		text += ": " + m.err.String()
 	}
-	if m.unacked > 0 {
+	if m.unacked > 0 && m.old != events.SynSent {
 		text += fmt.Sprintf(", the oldest unacknowledged byte %s old", dur(m.unacked))
 	}
 	return text

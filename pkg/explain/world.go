@@ -11,7 +11,7 @@ import (
 
 // world is what this host has to do with the destinations of its connections.
 type world struct {
-	to    map[netip.AddrPort]*destination
+	to    map[end]*destination
 	swept uint64
 	full  bool // some destinations found no room
 }
@@ -42,13 +42,13 @@ type success struct {
 	from  netip.AddrPort
 }
 
-func newWorld() world { return world{to: map[netip.AddrPort]*destination{}} }
+func newWorld() world { return world{to: map[end]*destination{}} }
 
 // see notes what an event tells of its destination, before the story does.
 func (w *world) see(e *events.Event, s *story) {
 	switch {
 	case e.Type == events.Retransmit && e.Kind == events.KindSYN:
-		if d := w.to[netip.AddrPortFrom(e.RAddr, e.RPort)]; d != nil && s.nat == nil {
+		if d := w.to[endOf(e.RAddr, e.RPort)]; d != nil && s.nat == nil {
 			s.nat = d.other(e)
 		}
 	case e.Type != events.StateChange:
@@ -66,7 +66,7 @@ func (w *world) see(e *events.Event, s *story) {
 		d.open++
 	case e.NewState == events.Close:
 		w.closed(e, s)
-		if d := w.to[netip.AddrPortFrom(e.RAddr, e.RPort)]; d != nil && e.OldState == events.SynSent && e.LPort == 0 {
+		if d := w.to[endOf(e.RAddr, e.RPort)]; d != nil && e.OldState == events.SynSent && e.LPort == 0 {
 			s.held.open, s.held.waiting = d.open, d.waiting(e.Boot)
 		}
 	}
@@ -75,7 +75,7 @@ func (w *world) see(e *events.Event, s *story) {
 // closed notes the end of a connection. The kernel keeps its port if this host
 // closed first.
 func (w *world) closed(e *events.Event, s *story) {
-	d := w.to[netip.AddrPortFrom(e.RAddr, e.RPort)]
+	d := w.to[endOf(e.RAddr, e.RPort)]
 	if d == nil {
 		if e.OldState != events.FinWait2 && e.OldState != events.Closing || s != nil && s.passive {
 			return
@@ -114,7 +114,7 @@ func (d *destination) waiting(boot uint64) (n int) {
 }
 
 func (w *world) destination(e *events.Event) *destination {
-	to := netip.AddrPortFrom(e.RAddr, e.RPort)
+	to := endOf(e.RAddr, e.RPort)
 	d := w.to[to]
 	if d == nil {
 		if len(w.to) >= maxDestinations {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -264,6 +265,31 @@ func route(h *netlink.Handle, link netlink.Link, to [2]netip.Addr, via []netip.A
 		}
 	}
 	return nil
+}
+
+// RTOMin sets the least time-out of connections over an interface's routes, as "ip route change ... rto_min" does. Those
+// made before keep theirs.
+func RTOMin(ns *lab.Namespace, dev string, least time.Duration) error {
+	return within(ns, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if r.Protocol == unix.RTPROT_KERNEL {
+				continue
+			}
+			r.RtoMin, r.RtoMinLock = int(least.Milliseconds()), true
+			if err := h.RouteReplace(&r); err != nil {
+				return fmt.Errorf("changing the route to %v: %w", r.Dst, err)
+			}
+		}
+		return nil
+	})
 }
 
 func host(a netip.Addr) *net.IPNet {
