@@ -220,3 +220,28 @@ func TestMany(t *testing.T) {
 		t.Errorf("%d stories and %d ends are left", len(s.g.open), len(s.g.ends))
 	}
 }
+
+// TestLives: what is left of a socket in TIME_WAIT has its cookie, which is not
+// all of conn where somebody else had asked for it before.
+func TestLives(t *testing.T) {
+	for _, life := range []uint64{0, 7 << 48} {
+		s := newScript(Options{})
+		c := conn(5, 42, "client")
+		c.Cookie = c.Conn
+		c.Conn |= life
+		s.add(turn(c, events.Close, events.SynSent, 0))
+		s.add(turn(c, events.SynSent, events.Established, 0))
+		asked := turn(c, events.Established, events.FinWait1, 0)
+		asked.Known, asked.Unacked, asked.SRTT = events.HasUnacked|events.HasSRTT, 200*time.Millisecond, time.Millisecond
+		s.after(time.Second).add(asked)
+		r := c
+		r.Type, r.Kind, r.Direction, r.State, r.Conn = events.Reset, events.KindTimeWait, events.Sent, events.TimeWait, c.Cookie
+		s.after(time.Millisecond).add(r)
+		if got, want := found(s.g.Report(time.Time{})), "read-timeout-too-short failed likely 1"; got != want {
+			t.Errorf("life %x: found %q, want %q", life, got, want)
+		}
+		if len(s.g.lives)+len(s.g.open) > 0 {
+			t.Errorf("kept %v and %v", s.g.lives, s.g.open)
+		}
+	}
+}

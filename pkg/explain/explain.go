@@ -64,6 +64,7 @@ type Engine struct {
 	o Options
 
 	open   map[uint64]*story // not over, and those that were until a moment ago, by conn
+	lives  map[uint64]uint64 // the last conn of a cookie, where they differ
 	stray  map[stray]*story  // those without a conn
 	quiet  queue             // of those that were without trouble, for forgetting the oldest
 	calm   int               // how many of these still are, and have not closed
@@ -115,7 +116,7 @@ type known struct {
 // New returns an engine that has seen nothing.
 func New(o Options) *Engine {
 	return &Engine{
-		o: o, open: map[uint64]*story{}, stray: map[stray]*story{}, ends: map[stray]*story{}, settings: map[uint32]*known{},
+		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, settings: map[uint32]*known{},
 		world: newWorld(), found: newFindings(),
 	}
 }
@@ -184,7 +185,11 @@ func strayOf(e *events.Event) stray {
 // story is that of e's connection; nil if there is none yet.
 func (g *Engine) story(e *events.Event) *story {
 	if e.Conn != 0 {
-		return g.open[e.Conn]
+		s := g.open[e.Conn]
+		if s == nil && e.Type == events.Reset && e.State == events.TimeWait {
+			s = g.open[g.lives[e.Conn]] // what is left of a socket has its cookie alone
+		}
+		return s
 	}
 	s := g.stray[strayOf(e)]
 	if s != nil && s.reset.sent && e.Kind == events.KindRefused {
@@ -197,6 +202,10 @@ func (g *Engine) begin(e *events.Event) *story {
 	s := &story{conn: e.Conn, began: g.now, netns: e.NetNS, calm: true}
 	if e.Conn != 0 {
 		g.open[e.Conn] = s
+		if e.Cookie != 0 && e.Cookie != e.Conn {
+			g.lives[e.Cookie] = e.Conn
+			s.cookie = e.Cookie
+		}
 	} else {
 		g.stray[strayOf(e)] = s
 	}
@@ -233,6 +242,9 @@ func (g *Engine) drop(s *story) {
 	} else if g.open[s.conn] == s {
 		delete(g.open, s.conn)
 	}
+	if s.cookie != 0 && g.lives[s.cookie] == s.conn {
+		delete(g.lives, s.cookie)
+	}
 	s.gone = true
 }
 
@@ -254,6 +266,7 @@ func (g *Engine) retire(now uint64) {
 func (g *Engine) restart() {
 	g.decideAll()
 	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[stray]*story{}, map[uint32]*known{}
+	g.lives = map[uint64]uint64{}
 	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
 	g.world = newWorld()
 }

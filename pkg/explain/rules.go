@@ -744,12 +744,14 @@ func orphanFIN(g *Engine, s *story) *verdict {
 	return v
 }
 
+// floor is TCP_RTO_MIN. Where a time-out came sooner, somebody has lowered it.
+const floor = 200 * time.Millisecond
+
 func rtoFloor(g *Engine, s *story) *verdict {
 	r := &s.rto
 	if r.events == 0 || r.most > 1 || s.repairs.events > 0 || s.smallest == 0 || !near(s.remote.Addr()) {
 		return nil
 	}
-	const floor = 200 * time.Millisecond // TCP_RTO_MIN
 	if r.rto < floor || r.rto < 20*s.smallest || s.smallest > 10*time.Millisecond {
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 // timeline that shows them.
 type story struct {
 	conn   uint64
+	cookie uint64 // if it is another number
 	netns  uint32
 	family uint8
 	local  netip.AddrPort
