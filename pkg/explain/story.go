@@ -371,17 +371,13 @@ const (
 
 // Owner is who has a socket. Empty parts are unknown.
 type Owner struct {
-	PID       uint32 `json:"pid,omitempty"`
-	Comm      string `json:"comm,omitempty"`
-	UID       uint32 `json:"-"`
-	HasUID    bool   `json:"-"`
-	User      string `json:"user,omitempty"`
-	Cgroup    string `json:"cgroup,omitempty"`
-	Unit      string `json:"unit,omitempty"`
-	Container string `json:"container,omitempty"`
-	Pod       string `json:"pod,omitempty"`
-	NetNS     uint32 `json:"netns,omitempty"`
-	NetNSName string `json:"netns_name,omitempty"`
+	PID, UID       uint32
+	HasUID         bool
+	Comm, User     string
+	Cgroup, Unit   string
+	Container, Pod string
+	NetNS          uint32 // inode number
+	NetNSName      string
 }
 
 // take completes o by what an event knows.
