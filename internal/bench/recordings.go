@@ -120,7 +120,7 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 
 // tryRecord records a load once, in the way how.
 func tryRecord(ctx context.Context, o *Options, dir, how, file string, l load) (t recordTrial, err error) {
-	tool, more := tcptrace{o.Tcptrace, "events", "table"}, []string{"-w", file}
+	tool, more := tcptrace{o.Tcptrace, "events", "table"}, []string{"-w", file, "--no-header"} // headings may come again
 	switch how {
 	case howTable:
 		more = nil
@@ -136,8 +136,8 @@ func tryRecord(ctx context.Context, o *Options, dir, how, file string, l load) (
 	if t.File, err = readRecording(file, addr); err != nil {
 		return t, err
 	}
-	if how == howBeside && t.File.Events != t.Printed+t.Foreign-1 { // and a heading
-		return t, fmt.Errorf("%d lines were printed, and %d events recorded", t.Printed+t.Foreign-1, t.File.Events)
+	if how == howBeside && t.File.Events != t.Printed+t.Foreign {
+		return t, fmt.Errorf("%d lines were printed, and %d events recorded", t.Printed+t.Foreign, t.File.Events)
 	}
 	t.Printed, t.Foreign = t.File.Of, t.File.Events-t.File.Of
 	return t, nil
