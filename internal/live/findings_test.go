@@ -63,7 +63,7 @@ var found = map[string]string{
 	"port-reuse":           "ports-exhausted failed certain 4",
 	"given-up":             "stalled failed certain 1",
 	"rto-floor":            "rto-floor recovered certain 1",
-	"read-timeout":         "read-timeout-too-short failed certain 1",
+	"read-timeout":         "read-timeout-too-short failed likely 1",
 	"read-timeout-probe":   "read-timeout-too-short failed likely 1",
 	"read-timeout-rto":     "read-timeout-too-short failed certain 1",
 	"synack-unanswered":    "syn-ack-unanswered recovered certain 1",

@@ -237,7 +237,7 @@ func TestLives(t *testing.T) {
 		r := c
 		r.Type, r.Kind, r.Direction, r.State, r.Conn = events.Reset, events.KindTimeWait, events.Sent, events.TimeWait, c.Cookie
 		s.after(time.Millisecond).add(r)
-		if got, want := found(s.g.Report(time.Time{})), "read-timeout-too-short failed certain 1"; got != want {
+		if got, want := found(s.g.Report(time.Time{})), "read-timeout-too-short failed likely 1"; got != want {
 			t.Errorf("life %x: found %q, want %q", life, got, want)
 		}
 		if len(s.g.lives)+len(s.g.open) > 0 {

@@ -70,7 +70,7 @@ type Engine struct {
 	calm   int               // how many of these still are, and have not closed
 	recent queue             // of those that closed without trouble
 	ended  queue             // of those with trouble that are over, by the time they ended
-	ends   map[tuple]*story
+	ends   map[stray]*story
 	world  world
 	found  findings
 	brief  bool // verdicts need no words
@@ -104,7 +104,8 @@ type end struct {
 
 func endOf(a netip.Addr, port uint16) end { return end{a.As16(), port} }
 
-func (t tuple) mirrored() tuple { return tuple{t.remote, t.local} }
+// mirrored is the other end's.
+func (k stray) mirrored() stray { return stray{tuple{k.remote, k.local}, k.netns} }
 
 // known is the settings of a namespace.
 type known struct {
@@ -115,7 +116,7 @@ type known struct {
 // New returns an engine that has seen nothing.
 func New(o Options) *Engine {
 	return &Engine{
-		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[tuple]*story{}, settings: map[uint32]*known{},
+		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, settings: map[uint32]*known{},
 		world: newWorld(), found: newFindings(),
 	}
 }
@@ -168,12 +169,12 @@ func (g *Engine) Add(e *events.Event) {
 		g.recent.push(s, 0)
 		g.forget()
 	}
-	if !s.known && (s.reset.sent || s.reset.received || s.synack.events > 0 || s.syn.events > 0 || s.rto.events > 0) {
+	if !s.known && s.troubled {
 		s.known = true
-		if before := g.ends[s.tuple()]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
+		if before := g.ends[s.ends()]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
 			s.prior = true
 		}
-		g.ends[s.tuple()] = s
+		g.ends[s.ends()] = s
 	}
 }
 
@@ -264,7 +265,7 @@ func (g *Engine) retire(now uint64) {
 // same ids are of other connections.
 func (g *Engine) restart() {
 	g.decideAll()
-	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[tuple]*story{}, map[uint32]*known{}
+	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[stray]*story{}, map[uint32]*known{}
 	g.lives = map[uint64]uint64{}
 	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
 	g.world = newWorld()
@@ -299,7 +300,7 @@ func (g *Engine) decide(s *story) {
 	g.found.add(g, s, g.judge(s))
 	// The other end may still need to see it: it goes when that has no use for
 	// it either.
-	own, mirrored := s.tuple(), s.tuple().mirrored()
+	own, mirrored := s.ends(), s.ends().mirrored()
 	if other := g.ends[mirrored]; other == nil || other.gone {
 		delete(g.ends, mirrored)
 		if g.ends[own] == s {

@@ -59,6 +59,8 @@ type (
 		Port      uint16 `json:"port,omitempty"`
 		LocalPort uint16 `json:"local_port,omitempty"`
 		Count     int    `json:"count"`
+		Again     uint64 `json:"retransmitted,omitempty"`
+		Sent      uint64 `json:"sent,omitempty"`
 	}
 
 	jsonOwner struct {
@@ -198,7 +200,7 @@ func (f *Finding) json() jsonFinding {
 		Settings: f.Settings, Cause: f.Cause, Evidence: []jsonEvidence{}, Missing: f.Missing, Advice: f.Advice,
 	}
 	for _, p := range f.Peers {
-		v.Peers = append(v.Peers, jsonPeer{jsonAddr(p.Addr), p.Port, p.Local, p.Count})
+		v.Peers = append(v.Peers, jsonPeer{jsonAddr(p.Addr), p.Port, p.Local, p.Count, p.Again, p.Sent})
 	}
 	for i := range f.Owners {
 		v.Owners = append(v.Owners, jsonTally{f.Owners[i].json(), f.Owners[i].Count})

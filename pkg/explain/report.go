@@ -47,6 +47,7 @@ type Finding struct {
 	known  *events.Settings // that were looked at last
 	crowd  string
 	peers  map[Peer]int
+	rates  map[Peer][2]uint64 // segments sent again, and all
 	owners map[Owner]int
 	netns  map[uint32]bool
 }
@@ -57,6 +58,8 @@ type Peer struct {
 	Port  uint16     // 0: any
 	Local uint16     // port on this host that it asked for; 0: this host asked
 	Count int
+	Again uint64 // of loss and reordering: segments sent again for lack of an acknowledgment
+	Sent  uint64 // and all with data meanwhile; 0: unknown
 }
 
 // Tally is how many connections an owner has among those of a finding.
@@ -181,7 +184,7 @@ func (f *findings) finding(r *rule) *Finding {
 	if f.by[r] == nil {
 		f.by[r] = &Finding{
 			ID: r.id, Title: r.title, rule: r, Outcomes: map[Outcome]int{},
-			peers: map[Peer]int{}, owners: map[Owner]int{}, netns: map[uint32]bool{},
+			peers: map[Peer]int{}, rates: map[Peer][2]uint64{}, owners: map[Owner]int{}, netns: map[uint32]bool{},
 		}
 	}
 	return f.by[r]
@@ -212,7 +215,16 @@ func (f *Finding) add(s *story, v *verdict) {
 	if last.After(f.Last) {
 		f.Last = last
 	}
-	tally(f.peers, s.peer())
+	p := s.peer()
+	tally(f.peers, p)
+	if f.ID == "loss" || f.ID == "reordering" {
+		rate := f.rates[p]
+		rate[0] += uint64(s.repaired())
+		rate[1] += uint64(s.sent())
+		if _, known := f.peers[p]; known {
+			f.rates[p] = rate
+		}
+	}
 	tally(f.owners, s.owner)
 	f.netns[s.netns] = true
 	if v.missing != "" && !slices.Contains(f.Missing, v.missing) && len(f.Missing) < maxEvidence {
@@ -371,7 +383,8 @@ func (g *Engine) Report(end time.Time) *Report {
 // finish makes lists of the tallies.
 func (f *Finding) finish(all *findings) {
 	for p, n := range f.peers {
-		p.Count = n
+		rate := f.rates[p]
+		p.Count, p.Again, p.Sent = n, rate[0], rate[1]
 		f.Peers = append(f.Peers, p)
 	}
 	slices.SortFunc(f.Peers, func(a, b Peer) int {
@@ -388,7 +401,7 @@ func (f *Finding) finish(all *findings) {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Comm, b.Comm), cmp.Compare(a.PID, b.PID), cmp.Compare(a.Cgroup, b.Cgroup))
 	})
 	if f.ID == "stalled" && f.Count > 1 {
-		f.crowd = fmt.Sprintf("%s of the %d went to %s: many at once to one peer is the path or the peer; one alone is that connection (its NAT or firewall state, its process).", plural(f.Peers[0].Count, "connection"), f.Count, f.Peers[0].Addr)
+		f.crowd = fmt.Sprintf("%d of the %d connections went to %s: many at once to one peer is the path or the peer; one alone is that connection (its NAT or firewall state, its process).", f.Peers[0].Count, f.Count, f.Peers[0].Addr)
 	}
 	if n := len(f.Peers); n > maxPeers {
 		f.Peers, f.MorePeers = f.Peers[:maxPeers], n-maxPeers

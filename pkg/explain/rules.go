@@ -102,7 +102,8 @@ var rules = []*rule{
 	},
 	{
 		id: "read-timeout-too-short", title: "the application gave up before TCP could repair a loss", weight: 5, judge: readTimeout, advice: adviseReadTimeout,
-		over: []string{"orphan-fin", "rto-floor", "reordering", "loss", "closed-with-unread-data", "linger-reset", "data-after-close", "unknown-connection", "reset-by-peer"},
+		echoes: []string{"accept-queue-full"},
+		over:   []string{"orphan-fin", "rto-floor", "reordering", "loss", "closed-with-unread-data", "linger-reset", "data-after-close", "unknown-connection", "reset-by-peer"},
 	},
 	{
 		id: "user-timeout", title: "TCP_USER_TIMEOUT ended a connection that met silence", weight: 5, judge: userTimeout, advice: adviseUserTimeout,
@@ -165,6 +166,13 @@ var rules = []*rule{
 		id: "loss", title: "segments were lost on the way", weight: 2, judge: loss, advice: adviseLoss,
 		settings: []string{"tcp_sack", "tcp_recovery"},
 	},
+	{
+		id: "closed-with-error", title: "connections ended with an error, and nothing else tells why", weight: 4, judge: closedWithError, advice: adviseError,
+		echoes: []string{
+			"timewait-collision", "rejected-by-firewall", "accept-queue-full", "keepalive-timeout", "closed-with-unread-data", "linger-reset",
+			"data-after-close", "aborted", "unknown-connection", "reset-sent", "read-timeout-too-short", "user-timeout", "stalled", "send-failed",
+		},
+	},
 }
 
 // Findings lists the ids of all findings, in the order in which they suppress
@@ -182,7 +190,7 @@ func Findings() []string {
 // noted there.
 func (g *Engine) judge(s *story) []verdict {
 	own := g.ask(s)
-	other := g.ends[s.tuple().mirrored()]
+	other := g.ends[s.ends().mirrored()]
 	if other == nil || other == s || !s.meets(other) {
 		return own
 	}
@@ -204,6 +212,9 @@ func (g *Engine) judge(s *story) []verdict {
 // ask asks the rules about one end alone.
 func (g *Engine) ask(s *story) (list []verdict) {
 	for _, r := range rules {
+		if r.id == "closed-with-error" && len(list) > 0 {
+			break
+		}
 		explained := slices.ContainsFunc(list, func(v verdict) bool { return slices.Contains(v.rule.over, r.id) })
 		if explained {
 			continue
@@ -250,9 +261,13 @@ const patience = 50 * time.Millisecond
 func sendFailed(g *Engine, s *story) *verdict {
 	switch waited := time.Duration(s.closed.boot - min(s.opened.boot, s.closed.boot)); {
 	case s.failed > 0:
-	case s.busy > 0 && s.busy >= s.syn.events && s.rto.events == 0:
-		return &verdict{outcome: g.ofConnect(s), certainty: Certain, cause: g.say(
-			"the first SYN to %s had not left this host when it was to be sent again (EBUSY): it waits for a neighbour to answer (ARP, neighbour discovery), or in a full queue", peer(s.remote))}
+	case s.busy > 0 && s.busy >= s.syn.events+s.rto.events: // no time-out was the path's
+		outcome := g.ofConnect(s)
+		if s.rto.events > 0 {
+			outcome = g.of(s, &s.rto)
+		}
+		return &verdict{outcome: outcome, certainty: Certain, cause: g.say(
+			"what was to be sent again to %s had not left this host the first time (EBUSY, %s): it waits for a neighbour to answer (ARP, neighbour discovery), or in a queue of this host", peer(s.remote), times(int(s.busy)))}
 	case s.syn.events == 0 && s.opened.boot != 0 && s.closedFrom == events.SynSent && waited > 3*time.Second/2 && !s.reset.sent && !s.reset.received:
 		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
 			"no SYN to %s went again in %s: this host could not send it", peer(s.remote), dur(waited)), missing: "the error, which kernels before 6.17 do not show"}
@@ -264,7 +279,7 @@ func sendFailed(g *Engine, s *story) *verdict {
 	case eperm:
 		what = "its own firewall dropped them (output)"
 	case ehostunreach:
-		what = "no neighbour answered for the next hop (ARP, neighbour discovery)"
+		what = "it has no route to there any more, or no address to send from"
 	case enetunreach:
 		what = "it has no route to there"
 	case enobufs:
@@ -309,7 +324,7 @@ func portsExhausted(g *Engine, s *story) *verdict {
 	if len(taken) > 0 {
 		cause += "; seen to hold ports: " + strings.Join(taken, ", ")
 	} else {
-		v.missing = "what holds the ports was not seen to begin: ss -tan dst " + s.remote.Addr().String() + " lists it"
+		v.missing = "what holds the ports was not seen to begin: ss -tan dst " + bracketed(s.remote.Addr()) + " lists it"
 		if !g.changes {
 			v.missing = "what holds the ports: the events have no ordinary state changes (record --event retransmit,reset,state)"
 		}
@@ -386,13 +401,12 @@ func (g *Engine) ofHandshake(s *story) Outcome {
 		return Failed
 	case !r.answered(g.now.boot) || g.lost > 0:
 		return Pending
-	case r.givesUp > r.next || !g.changes: // one more would have come
-		if r.givesUp > r.next {
-			return Recovered
-		}
-		return ""
+	case g.changes && s.conn>>63 == 0: // no connection came of it, which has the same conn
+		return Failed
+	case r.givesUp > r.next: // one more would have come
+		return Recovered
 	}
-	return Failed // the last one's time is over, and no connection came of it
+	return ""
 }
 
 func refused(g *Engine, s *story) *verdict {
@@ -400,7 +414,11 @@ func refused(g *Engine, s *story) *verdict {
 	case s.reset.sent && s.reset.kind == events.KindRefused:
 		return &verdict{outcome: Failed, certainty: Certain, cause: g.say("nothing listens on %s", peer(s.local))}
 	case s.reset.received && s.reset.gotIn == events.SynSent, s.closedFrom == events.SynSent && s.err == econnrefused:
-		return &verdict{outcome: Failed, certainty: Likely, cause: g.say("%s answered the SYN with a reset: nothing listens there, or a firewall rejects it", peer(s.remote))}
+		how := "with a reset: nothing listens there, or a firewall rejects it"
+		if !s.reset.received {
+			how = "without a reset (ECONNREFUSED): by ICMP, as firewalls reject"
+		}
+		return &verdict{outcome: Failed, certainty: Likely, cause: g.say("%s refused the connection %s", peer(s.remote), how)}
 	}
 	return nil
 }
@@ -409,25 +427,42 @@ func natReuse(g *Engine, s *story) *verdict {
 	if s.nat == nil || s.syn.most < 2 || s.established.boot != 0 || s.err != 0 && s.err != etimedout {
 		return nil
 	}
-	first := s.syn.since
-	v := &verdict{
-		outcome: g.ofConnect(s), certainty: Possible,
-		cause: g.say("%s did not answer %s of %s, and had answered %s %s before", peer(s.remote), plural(int(s.syn.most)+1, "SYN"),
-			s.owner.name(), s.nat.owner.name(), dur(time.Duration(first-min(first, s.nat.boot)))),
-	}
+	v := &verdict{outcome: g.ofConnect(s), certainty: Possible}
 	if v.outcome == Recovered {
 		return nil
 	}
-	if d := g.world.to[endOf(s.remote.Addr(), s.remote.Port())]; d != nil {
-		for i := range d.reached {
-			if r := &d.reached[i]; r.boot > first && !r.owner.same(&s.owner) {
-				v.certainty = Likely
-				v.cause += g.say(", and answered %s again meanwhile", r.owner.name())
-				break
-			}
+	v.cause = g.say("%s did not answer %s of %s, and had answered %s", peer(s.remote), plural(int(s.syn.most)+1, "SYN"), s.owner.name(), s.hint())
+	if who := g.answered(s); who != nil {
+		v.certainty = Likely
+		v.cause += g.say(", and answered %s meanwhile", who.owner.name())
+		return v
+	}
+	// The destination may have died since, unless a connection with it is well.
+	if other := g.open[s.nat.conn]; other == nil || other.troubled || other.left.boot != 0 || other.closed.boot != 0 {
+		return nil
+	}
+	v.cause += ", whose connection is open and well"
+	return v
+}
+
+// answered is who else was let in by a connection's destination while that was
+// silent.
+func (g *Engine) answered(s *story) *success {
+	d := g.world.to[endOf(s.remote.Addr(), s.remote.Port())]
+	if d == nil {
+		return nil
+	}
+	for i := range d.reached {
+		if r := &d.reached[i]; r.boot > s.syn.since && r.boot <= s.last.boot && !r.owner.same(&s.owner) {
+			return r
 		}
 	}
-	return v
+	return nil
+}
+
+// hint says who else had reached the destination, and when.
+func (s *story) hint() string {
+	return fmt.Sprintf("%s %s before", s.nat.owner.name(), dur(time.Duration(s.syn.since-min(s.syn.since, s.nat.boot))))
 }
 
 // ofConnect is the outcome of a connect.
@@ -447,7 +482,7 @@ func connectTimeout(g *Engine, s *story) *verdict {
 	gaveUp := s.closed.boot != 0 && s.closedFrom == events.SynSent && s.err == 0 && s.local.Port() != 0
 	if s.syn.events == 0 {
 		// Without a time-out: the application gave up in the first second.
-		if !gaveUp || s.opened.boot == 0 || s.reset.sent || s.reset.received {
+		if !gaveUp || s.opened.boot == 0 || s.reset.sent || s.reset.received || s.raced {
 			return nil
 		}
 		waited := time.Duration(s.closed.boot - s.opened.boot)
@@ -481,6 +516,9 @@ func connectTimeout(g *Engine, s *story) *verdict {
 		if s.syn.givesUp > 0 {
 			v.cause += g.say("; the kernel gives up about %s after the last", dur(s.syn.givesUp))
 		}
+	}
+	if s.nat != nil && v.outcome != Recovered && !g.brief {
+		v.cause += "; it had answered " + s.hint()
 	}
 	return v
 }
@@ -516,20 +554,25 @@ func synackUnanswered(g *Engine, s *story) *verdict {
 	v.cause = g.say("%s began a handshake with port %d and then answered no SYN-ACK", s.remote.Addr(), s.local.Port())
 	switch v.outcome {
 	case Recovered:
-		v.cause = g.say("the SYN-ACK to %s went %s until it was answered: it was lost, or the answer was", s.remote.Addr(), times(int(s.synack.most)+1))
+		v.cause = g.say("the SYN-ACK to %s went %s until it was answered: it was lost, or the answer was", s.remote.Addr(), times(int(s.synack.events)+1))
 	case Failed:
-		v.cause += g.say(": %d were sent", s.synack.most+1)
+		v.cause += g.say(": %d were sent", s.synack.events+1)
 	default:
-		v.cause += g.say(" so far, of %d", s.synack.most+1)
+		v.cause += g.say(" so far, of %d", s.synack.events+1)
 		if s.synack.givesUp > 0 {
 			v.cause += g.say("; given up about %s after the last", dur(s.synack.givesUp))
 		}
+	}
+	if s.synack.begun > 1 {
+		v.certainty = Likely
+		v.cause += g.say("; or it answered, and has sent no data: the first time-out that sent one again was number %d, as with TCP_DEFER_ACCEPT", s.synack.begun)
 	}
 	return v
 }
 
 func readTimeout(g *Engine, s *story) *verdict {
-	if s.left.boot == 0 || s.reset.received || s.err != 0 && s.err != econnreset || s.rto.most > 1 {
+	if s.left.boot == 0 || s.reset.received || s.err != 0 && s.err != econnreset || s.rto.runs > 1 || s.rto.most > 1 ||
+		s.repairs.events > 0 { // one that writes much may close with losses under way
 		return nil
 	}
 	if s.leftTo == events.Close && !(s.reset.sent && !s.reset.answers) {
@@ -538,12 +581,15 @@ func readTimeout(g *Engine, s *story) *verdict {
 	if s.reset.sent && !s.reset.answers && s.reset.kind == events.KindKeepalive {
 		return nil
 	}
+	if s.attached {
+		return nil // shutdown(SHUT_WR): it waits for the answer
+	}
 	var tried stamp // the kernel's own attempt, without an answer
 	var how string
 	switch {
-	case s.rto.events > 0 && s.rto.last.boot < s.left.boot:
+	case s.rto.events > 0 && s.rto.last.boot < s.left.boot && s.left.boot < s.rto.last.boot+uint64(s.rto.next):
 		tried, how = s.rto.last, "the first time-out"
-	case s.probes > 0 && s.probed.boot < s.left.boot:
+	case s.probes > 0 && s.probed.boot < s.left.boot && s.left.boot < s.probed.boot+uint64(s.probedRTO):
 		tried, how = s.probed, "a tail loss probe"
 	}
 	since := time.Duration(s.left.boot - tried.boot)
@@ -556,8 +602,8 @@ func readTimeout(g *Engine, s *story) *verdict {
 		return &verdict{outcome: Failed, certainty: certainty, cause: g.say(
 			"the application closed %s after %s to %s that had not been answered", dur(since), how, peer(s.remote))}
 	case s.hasUnacked && s.srtt > 0 && s.unacked >= max(2*s.srtt, patience):
-		return &verdict{outcome: Failed, certainty: Certain, cause: g.say(
-			"the application closed when its oldest byte to %s had been unacknowledged for %s, at a round-trip time of %s: it was lost, and the kernel's repair was still to come",
+		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+			"the application closed when its oldest byte to %s had been unacknowledged for %s, at a round-trip time of %s: it was lost, or its acknowledgment late, and the kernel's repair was still to come",
 			peer(s.remote), dur(s.unacked), dur(s.srtt))}
 	}
 	return nil
@@ -583,8 +629,8 @@ func userTimeout(g *Engine, s *story) *verdict {
 // byKind judges a sent reset by its kind.
 func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*Engine, *story) *verdict {
 	return func(g *Engine, s *story) *verdict {
-		if !s.reset.sent || s.reset.kind != kind && !slices.Contains(also, s.reset.kind) {
-			return nil
+		if !s.reset.sent || s.reset.kind != kind && !slices.Contains(also, s.reset.kind) || s.reset.flags&events.SYN != 0 {
+			return nil // a SYN is none of the connection's
 		}
 		cause := s.reset.why
 		if cause == "" {
@@ -617,10 +663,20 @@ func otherReset(g *Engine, s *story) *verdict {
 	if !s.reset.sent || s.prior {
 		return nil
 	}
-	if s.reset.kind == events.KindOther || s.reset.kind == events.KindUnknown {
-		return &verdict{outcome: Failed, certainty: Certain, cause: g.say("this side reset the connection with %s in %s: %s", peer(s.remote), s.reset.state, s.reset.why)}
+	switch s.reset.kind {
+	case events.KindOther, events.KindUnknown:
+	case events.KindTimeWait, events.KindDataAfterClose:
+		if s.reset.flags&events.SYN == 0 {
+			return nil // there is a rule for that
+		}
+	default:
+		return nil
 	}
-	return nil
+	where := ""
+	if s.reset.state != 0 {
+		where = " in " + s.reset.state.String()
+	}
+	return &verdict{outcome: Failed, certainty: Certain, cause: g.say("this side reset the connection with %s%s: %s", peer(s.remote), where, s.reset.why)}
 }
 
 func resetByPeer(g *Engine, s *story) *verdict {
@@ -718,7 +774,7 @@ func reordering(g *Engine, s *story) *verdict {
 		return nil
 	}
 	return &verdict{outcome: Recovered, certainty: Likely, cause: g.say(
-		"%s sent again to %s, and %d of them had arrived (DSACK): they were late, not lost", plural(int(all), "segment"), peer(s.remote), needless)}
+		"%s sent again to %s, and %d of them had arrived (DSACK): they, or their acknowledgments, were late rather than lost", plural(int(all), "segment"), peer(s.remote), needless)}
 }
 
 // repaired is how many segments were sent again for lack of an acknowledgment.
@@ -729,6 +785,19 @@ func (s *story) repaired() uint32 {
 		n += s.probes
 	}
 	return n
+}
+
+// sent is how many segments with data went out from the first event that told
+// of their number; 0: unknown.
+func (s *story) sent() uint32 { return s.segsOut - s.segsBefore }
+
+// share is n of all in percent, with two digits that matter.
+func share[T uint32 | uint64](n, of T) string {
+	p := 100 * float64(n) / float64(of)
+	if p >= 10 {
+		return fmt.Sprintf("%.0f%%", p)
+	}
+	return fmt.Sprintf("%.2g%%", p)
 }
 
 func loss(g *Engine, s *story) *verdict {
@@ -744,20 +813,36 @@ func loss(g *Engine, s *story) *verdict {
 		v.outcome = Failed
 	}
 	v.cause = g.say("%s sent again to %s", plural(int(n), "segment"), peer(s.remote))
-	if s.segsOut > 0 {
-		v.cause += g.say(" of %d (%.2g%%)", s.segsOut, 100*float64(n)/float64(s.segsOut))
+	if sent := s.sent(); sent > n {
+		v.cause += g.say(" of %d sent meanwhile (%s)", sent, share(n, sent))
 	}
-	switch b := s.repairs.bursts; {
-	case b == 1 && s.repairs.segs > 1:
-		v.cause += ", in one burst"
-	case b > 1:
-		v.cause += g.say(", at %d times over %s", b, dur(time.Duration(s.repairs.last.boot-s.repairs.first.boot)))
+	switch long := time.Duration(s.repairs.last.boot - s.repairs.first.boot); {
+	case s.repairs.bursts == 1 && s.repairs.segs > 1 && long < time.Second:
+		v.cause += g.say(", in one burst of %s", dur(long))
+	case s.repairs.bursts > 0 && long > 0:
+		v.cause += g.say(", at %s over %s", plural(int(s.repairs.bursts), "time"), dur(long))
 	}
 	if needless := s.dsacks - min(s.dsacksAt0, s.dsacks); needless > 0 {
 		v.cause += g.say("; %d had arrived (DSACK)", needless)
 	}
 	if s.gap > 0 {
 		v.missing = g.say("%s sent again that no event showed", plural(int(s.gap), "segment"))
+	}
+	return v
+}
+
+func closedWithError(g *Engine, s *story) *verdict {
+	if !s.failedClose() {
+		return nil
+	}
+	v := &verdict{outcome: Failed, certainty: Certain, cause: g.say("the connection with %s ended in %s with %s", peer(s.remote), s.closedFrom, s.err)}
+	switch {
+	case s.err == etimedout:
+		v.cause += ": window probes or keepalive probes went unanswered, of which no event tells"
+	case s.err == econnreset || s.err == epipe:
+		v.missing = "the reset that ended it"
+	case s.closedFrom == events.SynSent:
+		v.cause += ": routers say so by ICMP, or this host has no way to there"
 	}
 	return v
 }
@@ -815,6 +900,14 @@ func (o *Owner) where() string {
 		return o.Unit
 	}
 	return o.Cgroup
+}
+
+// bracketed is an address as ss takes it.
+func bracketed(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return a.String()
 }
 
 // peer is an end as text.

@@ -41,6 +41,8 @@ type story struct {
 	leftTo          events.State
 	unacked         time.Duration // then: age of the oldest byte not acknowledged
 	hasUnacked      bool
+	attached        bool // later a process still had the socket
+	raced           bool // the process had another connection before it gave up this one
 	again           bool // then: that byte had been sent again, and its age is not known
 	closed          stamp
 	closedFrom      events.State
@@ -56,17 +58,19 @@ type story struct {
 	queue, queueRoom uint32
 	userTimeout      time.Duration
 
-	repairs   repairs
-	probed    stamp // last tail loss probe
-	probes    uint32
-	srtt      time.Duration
-	smallest  time.Duration // the smoothed RTT at its smallest
-	segsOut   uint32
-	retrans   uint32
-	dsacks    uint32
-	dsacksAt0 uint32 // before the first event that shows them; 0: unknown or none
-	hasTotals bool
-	gap       uint32
+	repairs    repairs
+	probed     stamp // last tail loss probe
+	probedRTO  time.Duration
+	probes     uint32
+	srtt       time.Duration
+	smallest   time.Duration // the smoothed RTT at its smallest
+	segsOut    uint32
+	segsBefore uint32 // at the first event that tells
+	retrans    uint32
+	dsacks     uint32
+	dsacksAt0  uint32 // before the first event that shows them; 0: unknown or none
+	hasTotals  bool
+	gap        uint32
 
 	failed  uint32 // retransmissions that this host could not send
 	sendErr events.Errno
@@ -84,6 +88,7 @@ type series struct {
 	runs    uint32
 	try     uint32 // of the one under way
 	most    uint32
+	begun   uint32 // try of the first event
 	since   uint64 // boot time of the longest's first time-out, less its RTO
 	last    stamp  // of the one under way
 	next    time.Duration
@@ -100,6 +105,9 @@ func (r *series) see(e *events.Event, at stamp) {
 			r.since = at.boot - min(at.boot, uint64(e.RTO))
 		}
 		r.rto = e.RTO
+	}
+	if r.events == 0 {
+		r.begun = try
 	}
 	r.events++
 	r.try, r.most = try, max(r.most, try)
@@ -146,6 +154,16 @@ func (s *story) tuple() tuple {
 	return tuple{endOf(s.local.Addr(), s.local.Port()), endOf(s.remote.Addr(), s.remote.Port())}
 }
 
+// ends is what both ends of a connection on this host have in common: addresses
+// and ports, and on loopback, of which each namespace has its own, that.
+func (s *story) ends() stray {
+	k := stray{tuple: s.tuple()}
+	if s.local.Addr().Unmap().IsLoopback() && s.remote.Addr().Unmap().IsLoopback() {
+		k.netns = s.netns
+	}
+	return k
+}
+
 // see notes an event.
 func (s *story) see(e *events.Event, whole bool) {
 	at := stamp{e.Boot, e.Time}
@@ -190,6 +208,9 @@ func (s *story) identify(e *events.Event) {
 		s.netns = e.NetNS
 	}
 	s.owner.take(e)
+	if s.left.boot != 0 && e.Type == events.Retransmit && e.Has(events.HasOrphan) && !e.Orphan {
+		s.attached = true
+	}
 }
 
 func (s *story) retransmit(e *events.Event, at stamp) {
@@ -230,7 +251,7 @@ func (s *story) retransmit(e *events.Event, at stamp) {
 		}
 	case events.KindTLP:
 		s.probes++
-		s.probed = at
+		s.probed, s.probedRTO = at, e.RTO
 	case events.KindFast, events.KindLoss, events.KindRACK:
 		s.repairs.see(e, at)
 	}
@@ -260,9 +281,10 @@ func (s *story) sawRTT(srtt time.Duration) {
 
 func (s *story) sawTotals(e *events.Event) {
 	if !s.hasTotals {
+		s.segsBefore = e.DataSegsOut
 		s.dsacksAt0 = e.DSACKDups
-		if e.TotalRetrans <= e.Segs {
-			s.dsacksAt0 = 0 // the first retransmission of its life
+		if e.TotalRetrans <= e.Segs { // the first retransmission of its life
+			s.dsacksAt0, s.segsBefore = 0, 0
 		}
 	}
 	s.hasTotals = true
@@ -339,6 +361,7 @@ const (
 	enomem       events.Errno = 12
 	ebusy        events.Errno = 16
 	enetunreach  events.Errno = 101
+	epipe        events.Errno = 32
 	econnreset   events.Errno = 104
 	enobufs      events.Errno = 105
 	etimedout    events.Errno = 110
@@ -348,17 +371,13 @@ const (
 
 // Owner is who has a socket. Empty parts are unknown.
 type Owner struct {
-	PID       uint32 `json:"pid,omitempty"`
-	Comm      string `json:"comm,omitempty"`
-	UID       uint32 `json:"-"`
-	HasUID    bool   `json:"-"`
-	User      string `json:"user,omitempty"`
-	Cgroup    string `json:"cgroup,omitempty"`
-	Unit      string `json:"unit,omitempty"`
-	Container string `json:"container,omitempty"`
-	Pod       string `json:"pod,omitempty"`
-	NetNS     uint32 `json:"netns,omitempty"`
-	NetNSName string `json:"netns_name,omitempty"`
+	PID, UID       uint32
+	HasUID         bool
+	Comm, User     string
+	Cgroup, Unit   string
+	Container, Pod string
+	NetNS          uint32 // inode number
+	NetNSName      string
 }
 
 // take completes o by what an event knows.

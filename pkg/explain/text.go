@@ -185,8 +185,15 @@ func (f *Finding) peerText() string {
 	for i := range f.Peers {
 		p := &f.Peers[i]
 		text := p.String()
+		var of []string
 		if f.Count > 1 {
-			text += fmt.Sprintf(" (%d)", p.Count)
+			of = append(of, fmt.Sprint(p.Count))
+		}
+		if p.Sent > p.Again {
+			of = append(of, fmt.Sprintf("%d of %d segments, %s", p.Again, p.Sent, share(p.Again, p.Sent)))
+		}
+		if len(of) > 0 {
+			text += " (" + strings.Join(of, "; ") + ")"
 		}
 		list = append(list, text)
 	}

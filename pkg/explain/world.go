@@ -3,7 +3,6 @@
 package explain
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -13,7 +12,8 @@ import (
 type world struct {
 	to    map[end]*destination
 	swept uint64
-	full  bool // some destinations found no room
+	full  bool              // some destinations found no room
+	last  map[uint32]uint64 // when a process was connected last, boot time
 }
 
 const (
@@ -39,10 +39,10 @@ type destination struct {
 type success struct {
 	stamp
 	owner Owner
-	from  netip.AddrPort
+	conn  uint64
 }
 
-func newWorld() world { return world{to: map[end]*destination{}} }
+func newWorld() world { return world{to: map[end]*destination{}, last: map[uint32]uint64{}} }
 
 // see notes what an event tells of its destination, before the story does.
 func (w *world) see(e *events.Event, s *story) {
@@ -53,11 +53,15 @@ func (w *world) see(e *events.Event, s *story) {
 		}
 	case e.Type != events.StateChange:
 	case e.OldState == events.SynSent && e.NewState == events.Established:
+		if len(w.last) >= maxDestinations {
+			clear(w.last)
+		}
+		w.last[e.PID] = e.Boot
 		d := w.destination(e)
 		if d == nil {
 			return
 		}
-		now := success{stamp: stamp{e.Boot, e.Time}, from: netip.AddrPortFrom(e.LAddr, e.LPort)}
+		now := success{stamp: stamp{e.Boot, e.Time}, conn: e.Conn}
 		now.owner.take(e)
 		if !now.owner.same(&d.reached[0].owner) {
 			d.reached[1] = d.reached[0]
@@ -66,6 +70,8 @@ func (w *world) see(e *events.Event, s *story) {
 		d.open++
 	case e.NewState == events.Close:
 		w.closed(e, s)
+		// Who tries several addresses at once gives up the slower ones.
+		s.raced = e.OldState == events.SynSent && e.PID != 0 && s.opened.boot != 0 && w.last[e.PID] >= s.opened.boot
 		if d := w.to[endOf(e.RAddr, e.RPort)]; d != nil && e.OldState == events.SynSent && e.LPort == 0 {
 			s.held.open, s.held.waiting = d.open, d.waiting(e.Boot)
 		}
