@@ -29,7 +29,7 @@ func (g *Engine) of(s *story, r *series) Outcome {
 
 func readTimeout(g *Engine, s *story) *verdict {
 	if s.left.boot == 0 || s.reset.received || s.err != 0 && s.err != econnreset || s.rto.runs > 1 || s.rto.most > 1 ||
-		s.repairs.events > 0 { // one that writes much may close with losses under way
+		s.repairs.events > 0 && s.repairs.first.boot < s.left.boot { // one that writes much may close with losses under way
 		return nil
 	}
 	if s.leftTo == events.Close && !(s.reset.sent && !s.reset.answers) {
