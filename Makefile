@@ -78,12 +78,18 @@ test: ## all tests, on the running kernel: private namespaces, real sockets, rea
 test-kernels: ## the kernel tests on stock kernels in VMs; KERNELS="5.10 7.3" and RUN=regex choose
 	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '$(value RUN)' -packages '$(PACKAGES)' $(VMFLAGS)
 
-kernels-table: ## run TestShows on every kernel, and write the table in README.md
+# arm64 has the code of 6.12, and would show the same.
+STORY_KERNELS = $(or $(filter-out arm64,$(KERNELS)),5.10 6.1 6.12 6.18 7.2 7.3)
+STORY_TABLE = -packages ./test/stories/balancer -shows test/stories/balancer/kernels.json -readme test/stories/balancer/README.md
+
+kernels-table: ## run TestShows on every kernel, and write the table in README.md; and that in test/stories/balancer
 	$(GO) run ./internal/vm/testkernels -kernels '$(KERNELS)' -run '^TestShows$$' -write $(VMFLAGS)
+	$(GO) run ./internal/vm/testkernels -kernels '$(STORY_KERNELS)' -run '^TestMeasured$$' $(STORY_TABLE) -write $(VMFLAGS)
 
 release-check: lint check-generated test ## all that a release needs, with no kernel left out
 	$(GO) run ./internal/vm/testkernels -strict $(VMFLAGS)
 	$(GO) run ./internal/vm/testkernels -strict -kernels '5.10 6.18' -packages ./cmd/tcptrace -run '^TestRecordClockSteps$$' $(VMFLAGS)
+	$(GO) run ./internal/vm/testkernels -strict -kernels '$(STORY_KERNELS)' -run . $(STORY_TABLE) $(VMFLAGS)
 
 # The copy has another path, another time, no git, an empty build cache and
 # flags that its builder is used to.

@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -74,7 +75,7 @@ func TestRetransmitLayout(t *testing.T) {
 		LPort: 6, RPort: 8, NetNS: 9, UID: 10, PID: 11, State: events.Established, Orphan: true,
 		Comm: events.Comm{'x'}, Kind: events.KindRTO, Phase: events.PhaseData, Error: 16, Flags: events.FIN,
 		Seq: 12, EndSeq: 13, Len: 14, Segs: 15, Attempt: 27, Backoff: 28,
-		RTO: 16 * time.Millisecond, NextRTO: 32 * time.Millisecond, GivesUp: 100 * time.Millisecond,
+		RTO: 16 * time.Millisecond, NextRTO: 32 * time.Millisecond, GivesUp: 100 * time.Millisecond, UserTimeout: time.Second,
 		SRTT: 18 * time.Microsecond, RTTVar: 19 * time.Microsecond, Cwnd: 21, Ssthresh: 22,
 		CAState: events.CALoss, TotalRetrans: 23, DataSegsOut: 24, DSACKDups: 25,
 		Known: events.HasUID | events.HasOrphan | events.HasFlags | events.HasSeq | events.HasBackoff |
@@ -119,8 +120,18 @@ func TestRetransmitLayout(t *testing.T) {
 		t.Errorf("shrunk window: kind %v", e.Kind)
 	}
 	r.Pending, r.Sacked = 5, 0
-	if e := decode(t, &r); e.Kind != events.KindTLP {
-		t.Errorf("loss probe: kind %v", e.Kind)
+	if e := decode(t, &r); e.Kind != events.KindTLP || e.Has(events.HasAcceptQueue) || e.UserTimeout != 0 {
+		t.Errorf("loss probe: %+v", e)
+	}
+
+	// A request has no congestion window, but a listener with a queue.
+	r.H.State, r.Bits, r.Cwnd, r.Ssthresh = uint8(events.NewSynRecv), 1, 5, 4
+	if e := decode(t, &r); !e.Has(events.HasAcceptQueue) || e.AcceptQueue != 5 || e.AcceptQueueMax != 4 || e.Has(events.HasCwnd) || e.Cwnd != 0 || e.Ssthresh != 0 {
+		t.Errorf("SYN-ACK: %+v", e)
+	}
+	r.H.State = uint8(events.SynRecv)
+	if e := decode(t, &r); e.Kind != events.KindSYNACK || e.Has(events.HasAcceptQueue) {
+		t.Errorf("a Fast Open child's SYN-ACK: %+v", e)
 	}
 }
 
@@ -159,9 +170,38 @@ func TestStateLayout(t *testing.T) {
 	var r bpf.TcptraceStateChange
 	r.H.Type, r.H.Lost = uint8(events.StateChange), 7
 	r.OldState, r.NewState, r.Err, r.Unacked = uint8(events.SynSent), uint8(events.Close), 110, 5
-	e := decode(t, &r)
-	if e.OldState != events.SynSent || e.NewState != events.Close || e.Error.String() != "ETIMEDOUT" || e.Unacked != 5*time.Microsecond {
-		t.Errorf("%+v", e)
+	r.Srtt, r.Mdev, r.Rto, r.TotalRetrans, r.DataSegsOut, r.DsackDups = 6<<3, 7<<2, 8, 9, 10, 11
+	want := events.Event{
+		Type: events.StateChange, OldState: events.SynSent, NewState: events.Close, Error: 110,
+		Unacked: 5 * time.Microsecond, Known: events.HasUnacked,
+	}
+	short := func() []byte {
+		b, err := binary.Append(nil, binary.LittleEndian, &r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b[:unsafe.Offsetof(r.Srtt)]
+	}
+	same(t, want, decode(t, short()))
+	r.Unacked = 1<<32 - 1
+	if e := decode(t, short()); !e.UnackedRetrans || e.Has(events.HasUnacked) || e.Unacked != 0 {
+		t.Errorf("sent again: %+v", e)
+	}
+	r.Unacked = 5
+
+	want.Known |= events.HasSRTT | events.HasRTO | events.HasTotals
+	want.SRTT, want.RTTVar, want.RTO = 6*time.Microsecond, 7*time.Microsecond, 8*time.Millisecond
+	want.TotalRetrans, want.DataSegsOut, want.DSACKDups = 9, 10, 11
+	for _, change := range [][2]events.State{
+		{events.Established, events.Close}, {events.Established, events.FinWait1},
+		{events.CloseWait, events.Close}, {events.CloseWait, events.LastAck},
+	} {
+		r.OldState, r.NewState = uint8(change[0]), uint8(change[1])
+		want.OldState, want.NewState = change[0], change[1]
+		same(t, want, decode(t, &r))
+		if _, err := new(events.Decoder).Decode(short(), new(events.Event)); !errors.Is(err, events.ErrRecord) {
+			t.Errorf("%v to %v without its end: %v", change[0], change[1], err)
+		}
 	}
 }
 

@@ -61,14 +61,14 @@ struct retransmit {
 	u32 end_seq;
 	u32 len;
 	u32 segs;
-	u32 rto;     /* jiffies */
-	u32 rto_min; /* jiffies, 0 unknown */
-	u32 rto_max; /* jiffies, 0 unknown */
-	u32 srtt;    /* us << 3, 0 unknown */
-	u32 mdev;    /* us << 2 */
-	u32 rttvar;  /* us << 2, what the RTO is computed with */
-	u32 cwnd;
-	u32 ssthresh;
+	u32 rto;      /* jiffies */
+	u32 rto_min;  /* jiffies, 0 unknown */
+	u32 rto_max;  /* jiffies, 0 unknown */
+	u32 srtt;     /* us << 3, 0 unknown */
+	u32 mdev;     /* us << 2 */
+	u32 rttvar;   /* us << 2, what the RTO is computed with */
+	u32 cwnd;     /* of a request: its listener's accept queue */
+	u32 ssthresh; /* of a request: how long that may be */
 	u32 total_retrans;
 	u32 data_segs_out;
 	u32 dsack_dups;
@@ -123,13 +123,25 @@ struct reset {
 
 #define RECEIVED_RESET_SIZE __builtin_offsetof(struct reset, reason)
 
+#define SENT_AGAIN ~0U /* unacked of a segment that was */
+
+/* What is behind unacked is known where a connection stops sending: the other
+ * records end there. */
 struct state_change {
 	struct header h;
 	u8 old_state;
 	u8 new_state;
 	u16 err;     /* sk_err, at CLOSE */
-	u32 unacked; /* us, 0 unknown */
+	u32 unacked; /* us, 0 unknown; at CLOSE, FIN_WAIT1 and LAST_ACK */
+	u32 srtt;    /* us << 3, 0 unknown */
+	u32 mdev;    /* us << 2 */
+	u32 rto;     /* jiffies */
+	u32 total_retrans;
+	u32 data_segs_out;
+	u32 dsack_dups;
 };
+
+#define SHORT_CHANGE_SIZE __builtin_offsetof(struct state_change, srtt)
 
 /* What the iterators over tasks print. */
 

@@ -906,6 +906,10 @@ int retransmit_synack(u64 *ctx)
 	r->rttvar = 0;
 	r->cwnd = 0;
 	r->ssthresh = 0;
+	if (h.state == TCP_NEW_SYN_RECV) {
+		r->cwnd = sk->sk_ack_backlog;
+		r->ssthresh = sk->sk_max_ack_backlog;
+	}
 	r->total_retrans = r->backoff + 1;
 	r->data_segs_out = 0;
 	r->dsack_dups = 0;
@@ -1439,7 +1443,7 @@ int receive_reset(u64 *ctx)
 #define MAX_DEPTH 24 /* of the retransmission queue's tree: 2^12 segments */
 
 /* The age of the oldest unacknowledged segment, in us; 0 if there is none or
- * it is not known: a segment that was sent again no longer shows when it was
+ * it is not known. A segment that was sent again no longer shows when it was
  * first sent. */
 static __always_inline u32 unacked_age(struct sock *sk)
 {
@@ -1461,7 +1465,7 @@ static __always_inline u32 unacked_age(struct sock *sk)
 						      struct sk_buff, cb)),
 			sacked) &
 	    0x82) /* TCPCB_SACKED_RETRANS, TCPCB_EVER_RETRANS */
-		return 0;
+		return SENT_AGAIN;
 	sent = BPF_CORE_READ(skb, skb_mstamp_ns); /* CLOCK_MONOTONIC */
 	now = bpf_ktime_get_ns();
 	return sent && now > sent ? (now - sent) / 1000 : 0;
@@ -1529,21 +1533,45 @@ static __always_inline bool user_is_current(struct sock *sk)
 	return on_own_behalf();
 }
 
+/* Whether the socket could send data until this change. */
+static __always_inline bool ends_sending(int old, int new)
+{
+	return (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT) &&
+	       (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK ||
+		new == TCP_CLOSE);
+}
+
 /* time is that of a change that was put off, else 0. */
 static __always_inline void emit_change(struct header *h, struct sock *sk,
 					int old, int new, u64 time)
 {
 	struct totals *c = count_produced(RECORD_STATE);
 	struct state_change *r;
+	struct tcp_sock *tp;
 
 	/* The tracepoint fires before the state is stored. */
 	h->state = new;
 	if (!accept(c, h, 1 << old | 1 << new))
 		return;
 	note_cgroup(c, h, sk);
-	r = reserve(c, RECORD_STATE, sizeof(*r));
-	if (!r)
-		return;
+	if (ends_sending(old, new)) {
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (!tp)
+			return;
+		r = reserve(c, RECORD_STATE, sizeof(*r));
+		if (!r)
+			return;
+		r->srtt = tp->srtt_us;
+		r->mdev = tp->mdev_us;
+		r->rto = tp->inet_conn.icsk_rto;
+		r->total_retrans = tp->total_retrans;
+		r->data_segs_out = tp->data_segs_out;
+		r->dsack_dups = tp->dsack_dups;
+	} else {
+		r = reserve(c, RECORD_STATE, SHORT_CHANGE_SIZE);
+		if (!r)
+			return;
+	}
 	write_header(&r->h, h);
 	if (time)
 		r->h.time = time;
@@ -1551,10 +1579,11 @@ static __always_inline void emit_change(struct header *h, struct sock *sk,
 	r->new_state = new;
 	r->err = 0;
 	r->unacked = 0;
-	if (new == TCP_CLOSE) {
+	if (new == TCP_CLOSE)
 		r->err = sk->sk_err;
+	/* tcp_close_state() comes before the FIN. */
+	if (new == TCP_CLOSE || new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK)
 		r->unacked = unacked_age(sk);
-	}
 	submit(r);
 }
 

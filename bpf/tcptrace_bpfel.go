@@ -214,10 +214,16 @@ type TcptraceStateChange struct {
 		Pad    uint8
 		Comm   [16]int8
 	}
-	OldState uint8
-	NewState uint8
-	Err      uint16
-	Unacked  uint32
+	OldState     uint8
+	NewState     uint8
+	Err          uint16
+	Unacked      uint32
+	Srtt         uint32
+	Mdev         uint32
+	Rto          uint32
+	TotalRetrans uint32
+	DataSegsOut  uint32
+	DsackDups    uint32
 }
 
 type TcptraceTotals struct {

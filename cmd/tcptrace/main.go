@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/cli"
 	"github.com/tcptrace/tcptrace/internal/demo"
@@ -41,6 +42,7 @@ func run() int {
 		Stdout:     os.Stdout,
 		Stderr:     os.Stderr,
 		IsTerminal: isTerminal,
+		Width:      width,
 		Getenv:     os.Getenv,
 		Version:    versionOf(),
 		Name:       nameOf(os.Args[0]),
@@ -57,6 +59,19 @@ func run() int {
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// width is that of a terminal, in columns; 0 of anything else.
+func width(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
 }
 
 // debianName is what the Debian package calls the program: Debian has another

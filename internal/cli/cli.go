@@ -30,6 +30,7 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	IsTerminal     func(any) bool // of one of these
+	Width          func(any) int  // of a terminal, in columns, 0 of anything else; nil: unknown
 	Getenv         func(string) string
 	Version        Version
 
@@ -63,6 +64,7 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 	exitLost   = 3 // --strict
+	exitFound  = 4 // --fail-on
 )
 
 // Run runs the program with these arguments, without its name, and returns its
@@ -129,9 +131,13 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 	}
 	var usage usageError
 	var lost lostError
+	var found foundError
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, &found):
+		a.say("%v", err)
+		return exitFound
 	case errors.As(err, &lost):
 		a.say("%v", err)
 		return exitLost

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +25,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/live"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/explain"
 )
 
 // source gives events, then waits for the end of the context if it is to, and
@@ -39,6 +41,9 @@ type source struct {
 	overlooked string
 	skipped    uint64
 	audit      []events.Audit
+
+	settings    []events.Settings
+	settingsErr error
 }
 
 func (s *source) Memory() (uint64, error)  { return 0, nil }
@@ -48,7 +53,14 @@ func (s *source) Overlooked() string       { return s.overlooked }
 func (s *source) Audit() ([]events.Audit, int, error) {
 	return nil, 0, nil
 }
-func (s *source) Settings([]uint32) ([]events.Settings, error) { return nil, nil }
+func (s *source) Settings(netns []uint32) (list []events.Settings, err error) {
+	for _, set := range s.settings {
+		if slices.Contains(netns, set.NetNS) {
+			list = append(list, set)
+		}
+	}
+	return list, s.settingsErr
+}
 
 func (s *source) Read(ctx context.Context, batch []events.Event) ([]events.Event, error) {
 	n := min(len(s.events), cap(batch)-len(batch))
@@ -93,6 +105,7 @@ type run struct {
 	demo     func(context.Context) (Demo, error)
 	limits   []live.Limit
 	hooks    []live.Hook
+	width    int
 	checks   []doctor.Check
 
 	opened   live.Options
@@ -113,6 +126,7 @@ func (r *run) run(args ...string) int {
 		Stdout:     r.stdout,
 		Stderr:     &r.err,
 		IsTerminal: func(any) bool { return r.terminal },
+		Width:      func(any) int { return r.width },
 		Stdin:      r.stdin,
 		Getenv:     func(name string) string { return r.env[name] },
 		Name:       r.name,
@@ -146,7 +160,7 @@ func sample() []events.Event {
 	return []events.Event{e, second}
 }
 
-var streamNames = []string{"retrans", "resets", "states", "events", "record", "replay"}
+var streamNames = []string{"retrans", "resets", "states", "events", "record", "replay", "explain"}
 
 func TestStream(t *testing.T) {
 	r := run{src: &source{events: sample()}}
@@ -180,6 +194,7 @@ func TestOpened(t *testing.T) {
 			Types: []events.Type{events.Reset}, NetNS: []uint32{1, 2, 3, 4, 5, 6, 7, 8, 9}, Buffer: 64 << 20,
 		}},
 		{[]string{"events", "--btf", "types", "--buffer", "4k"}, live.Options{Types: filter.Types(), Buffer: 4096, BTF: "types"}},
+		{[]string{"explain"}, live.Options{Types: filter.Types(), Buffer: 64 << 20, Settings: true}},
 		{[]string{"events", "--buffer", "1g"}, live.Options{Types: filter.Types(), Buffer: 1 << 30}},
 		{[]string{"events", "--event", "reset", "--event", "state", "--uid", "1,2", "--uid", "3"}, live.Options{
 			Types: []events.Type{events.Reset, events.StateChange}, Kernel: filter.Kernel{UIDs: []uint32{1, 2, 3}}, Buffer: 64 << 20,
@@ -640,11 +655,24 @@ func TestMistakes(t *testing.T) {
 		{[]string{"retrans", "-f"}, "--force is for recording: add -w FILE", ""},
 		{[]string{"retrans", "-w", ""}, "--write '': it needs a value", ""},
 		{[]string{"retrans", "-w", "-"}, "-w -: events are printed there already: give a FILE, or use tcptrace record -", ""},
+		{[]string{"explain", ""}, "the name of a file is empty", ""},
+		{[]string{"explain", "-o", "csv"}, "--output csv: a report is one of table, json, markdown; csv is for events, which replay prints from a recording", ""},
+		{[]string{"explain", "-o", "wide"}, "--output wide: a report is one of table, json, markdown; wide is for events, which replay prints from a recording", ""},
+		{[]string{"explain", "-o", "xml"}, "--output xml: it is one of table, json, markdown", ""},
+		{[]string{"explain", "--columns", "time"}, "unknown flag --columns", ""},
+		{[]string{"explain", "--fail-on", "refused, refusd"}, "--fail-on 'refused, refusd': there is no finding refusd: they are " + strings.Join(explain.Findings(), ", "), ""},
+		{[]string{"explain", "--fail-on", ""}, "--fail-on '': it needs a value", ""},
+		{[]string{"explain", "--conn", "0"}, "--conn 0: it is not the id of a connection: a hexadecimal number such as 40000016c0288, as conn in JSON", ""},
+		{[]string{"explain", "--conn", "7,"}, "--conn 7,: value 2 is empty", ""},
+		{[]string{"explain", "--connection", "10.0.0.1:1-10.0.0.2"}, "--connection 10.0.0.1:1-10.0.0.2: it is not both ends of a connection, as in 10.0.0.1:40000-10.0.0.2:443 or [::1]:40000-[::1]:80", ""},
+		{[]string{"explain", "-w", "-"}, "-w -: the report is printed there already: give a FILE", ""},
+		{[]string{"explain", "f", "--buffer", "1M"}, "--buffer is for tracing: leave it out with -r", ""},
+		{[]string{"explain", "--until", "1m"}, "--until is for recordings: name one with -r FILE", ""},
 		{[]string{"completion"}, "completion needs one of bash, zsh, fish, powershell", ""},
 		{[]string{"completion", "tcsh"}, "completion needs one of bash, zsh, fish, powershell", ""},
 		{[]string{"version", "x"}, `unexpected argument "x": tcptrace version takes flags only`, ""},
 		{[]string{"version", "-o", "xml"}, "--output xml: it is one of text, json", ""},
-		{[]string{"man", "version"}, "there is a page for each of tcptrace, demo, events, record, replay, resets, retrans, states", ""},
+		{[]string{"man", "version"}, "there is a page for each of tcptrace, demo, events, explain, record, replay, resets, retrans, states", ""},
 		{[]string{"man", "retrans", "--dir", "x"}, `--dir writes all pages: leave out "retrans"`, ""},
 	}
 	for _, tt := range tests {

@@ -24,7 +24,7 @@ type streamFlags struct {
 	chosen []events.Type // --event
 	uids   []string      // --uid and --netns: what a name is depends on where the events come from
 	netns  []string
-	failed bool // of state changes, only those that ended a connection with an error
+	failed bool // of state changes, only those that ended a connection without success
 
 	printed    bool // not recorded alone
 	asRecorded bool // the events of a recording decide on a table's columns
@@ -52,19 +52,22 @@ type streamFlags struct {
 	read         []string // recordings, instead of the kernel
 	since, until momentValue
 	follow       bool
+
+	explain *explainFlags // nil: events are shown, not explained
 }
 
 // The groups of flags, in the order of the help.
 const (
-	groupFilter = "Filters (values of one flag are alternatives, different flags must all hold)"
-	groupOutput = "Output"
-	groupStop   = "Stopping"
-	groupLive   = "Tracing"
-	groupWrite  = "Recording"
-	groupRead   = "Reading a recording"
+	groupExplain = "Explaining"
+	groupFilter  = "Filters (values of one flag are alternatives, different flags must all hold)"
+	groupOutput  = "Output"
+	groupStop    = "Stopping"
+	groupLive    = "Tracing"
+	groupWrite   = "Recording"
+	groupRead    = "Reading a recording"
 )
 
-var flagGroups = []string{groupFilter, groupOutput, groupStop, groupLive, groupWrite, groupRead}
+var flagGroups = []string{groupExplain, groupFilter, groupOutput, groupStop, groupLive, groupWrite, groupRead}
 
 // groupKey is the annotation of a flag that holds its group.
 const groupKey = "group"
@@ -163,15 +166,20 @@ func (f *streamFlags) addOutput(cmd *cobra.Command) {
 	f.output, f.color = format.Table, "auto"
 	fs.VarP(&choiceValue{&f.output, "FORMAT", format.Formats()}, "output", "o", "table, wide, json or csv")
 	list(fs, &f.columns, filter.Split, "columns", "NAME,...", "columns to show, by their names in JSON")
-	fs.BoolVar(&f.utc, "utc", false, "times of tables in UTC; JSON and CSV always are")
-	fs.Var(&choiceValue{&f.color, "WHEN", colors()}, "color", "auto, always or never; NO_COLOR in the environment is never")
-	fs.BoolVar(&f.noHeader, "no-header", false, "no headings")
-	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no banner and no summary on standard error")
+	f.addLooks(fs, "times of tables in UTC; JSON and CSV always are", "no headings", "no banner and no summary on standard error")
 	done()
 
 	completeChoice(cmd, "output", format.Formats())
 	completeChoice(cmd, "color", colors())
 	completeList(cmd, "columns", func() []string { return describeColumns(f.output) })
+}
+
+// addLooks declares the flags of every output.
+func (f *streamFlags) addLooks(fs *pflag.FlagSet, utc, noHeader, quiet string) {
+	fs.BoolVar(&f.utc, "utc", false, utc)
+	fs.Var(&choiceValue{&f.color, "WHEN", colors()}, "color", "auto, always or never; NO_COLOR in the environment is never")
+	fs.BoolVar(&f.noHeader, "no-header", false, noHeader)
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, quiet)
 }
 
 func colors() []string { return []string{"auto", "always", "never"} }
@@ -287,6 +295,8 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 		return usagef("--%s is for recording: add -w FILE", given("force", "flush"))
 	case f.write == "-" && given("max-size", "max-age") != "":
 		return usagef("--%s is for a folder, not for standard output", given("max-size", "max-age"))
+	case f.write == "-" && f.explain != nil:
+		return usagef("-w -: the report is printed there already: give a FILE")
 	case f.write == "-" && given("write") != "":
 		return usagef("-w -: events are printed there already: give a FILE, or use %s record -", cmd.Root().Name())
 	}
@@ -295,17 +305,22 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 
 // format returns how to print events of these types.
 func (f *streamFlags) format(a *app, types []events.Type) format.Options {
-	o := format.Options{Format: f.output, Columns: f.columns, Types: types, NoHeader: f.noHeader}
-	switch f.color {
-	case "always":
-		o.Color = true
-	case "auto":
-		o.Color = a.out.terminal && a.env.Getenv("NO_COLOR") == "" && a.env.Getenv("TERM") != "dumb"
-	}
+	o := format.Options{Format: f.output, Columns: f.columns, Types: types, NoHeader: f.noHeader, Color: f.colored(a)}
 	if f.utc {
 		o.Location = time.UTC
 	}
 	return o
+}
+
+// colored reports whether tables have colours.
+func (f *streamFlags) colored(a *app) bool {
+	switch f.color {
+	case "always":
+		return true
+	case "auto":
+		return a.out.terminal && a.env.Getenv("NO_COLOR") == "" && a.env.Getenv("TERM") != "dumb"
+	}
+	return false
 }
 
 // warnings tells of filters that nothing can match.

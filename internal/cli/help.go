@@ -12,6 +12,7 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/filter"
 	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/explain"
 )
 
 // kind describes a kind of events of one type.
@@ -166,7 +167,17 @@ func valuesOf(cmd *cobra.Command, brief bool) []values {
 			list = append(list, v)
 		}
 	}
-	return append(list, values{title: "States", names: names(filter.States())})
+	list = append(list, values{title: "States", names: names(filter.States())})
+	if streams[i].explains {
+		v := values{title: "Findings", names: explain.Findings()}
+		for _, id := range v.names {
+			if !brief {
+				v.docs = append(v.docs, explain.Title(id))
+			}
+		}
+		list = append(list, v)
+	}
+	return list
 }
 
 func (v values) lines() string {

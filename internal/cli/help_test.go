@@ -28,9 +28,13 @@ func TestFlags(t *testing.T) {
 		"events":  append(output, "-r, --read", "--buffer", "--event"),
 		"record":  {"--event", "--buffer", "--max-size", "--max-age"},
 		"replay":  append(output, "--event"),
+		"explain": {
+			"-o, --output", "--utc", "--color", "--no-header", "-w, --write", "-r, --read", "--since", "--until", "-F, --follow", "--buffer", "--event",
+			"--conn", "--connection", "--fail-on",
+		},
 	}
 	others["resets"], others["states"] = others["retrans"], others["retrans"]
-	every := slices.Concat(all, others["events"], others["record"])
+	every := slices.Concat(all, others["events"], others["record"], others["explain"])
 	for _, name := range streamNames {
 		var r run
 		if code := r.run(name, "--help"); code != 0 {
@@ -48,7 +52,7 @@ func TestFlags(t *testing.T) {
 func TestHelp(t *testing.T) {
 	for _, args := range [][]string{
 		nil, {"--help"}, {"-h"}, {"help"}, {"help", "retrans"}, {"retrans", "-h"}, {"resets", "--help"}, {"states", "--help"},
-		{"events", "--help"}, {"demo", "--help"}, {"version", "--help"}, {"completion", "--help"}, {"man", "--help"}, {"help", "--help"},
+		{"events", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"version", "--help"}, {"completion", "--help"}, {"man", "--help"}, {"help", "--help"},
 	} {
 		var r run
 		if code := r.run(args...); code != 0 || r.err.Len() > 0 || !strings.Contains(r.out.String(), "\nUsage:\n  tcptrace") {
@@ -66,10 +70,10 @@ func TestHelp(t *testing.T) {
 func TestName(t *testing.T) {
 	old := regexp.MustCompile(`(?m)(^|[ (])tcptrace( |$)`)
 	texts := [][]string{{"man"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}}
-	for _, c := range []string{"", "events", "resets", "retrans", "states", "demo", "doctor", "version", "completion", "man", "help"} {
+	for _, c := range []string{"", "events", "resets", "retrans", "states", "explain", "demo", "doctor", "version", "completion", "man", "help"} {
 		texts = append(texts, strings.Fields(c+" --help"))
 	}
-	for _, args := range append(texts, []string{"man", "retrans"}) {
+	for _, args := range append(texts, []string{"man", "retrans"}, []string{"man", "explain"}) {
 		r := run{name: "other-name"}
 		if code := r.run(args...); code != 0 || !strings.Contains(r.out.String(), "other-name") && !strings.Contains(r.out.String(), `other\-name`) {
 			t.Errorf("%v: exit code %d, stderr %q, stdout:\n%s", args, code, &r.err, &r.out)
@@ -203,6 +207,9 @@ func TestCompletion(t *testing.T) {
 		{"retrans --columns l", []string{"lport\t", "local\t"}, nil},
 		{"retrans -o json --columns l", []string{"lport\t"}, []string{"local\t"}},
 		{"retrans --port _", nil, []string{"\t"}},
+		{"explain --fail-on refused,s", []string{"refused,stalled\testablished", "refused,send-failed\t"}, nil},
+		{"explain -o _", []string{"table", "json", "markdown"}, []string{"csv"}},
+		{"explain --conn _", nil, []string{"\t"}},
 		{"completion _", []string{"bash", "powershell"}, nil},
 		{"man re", []string{"retrans\t", "resets\t"}, nil},
 		{"help v", []string{"version\t"}, nil},

@@ -186,6 +186,7 @@ var exitDoc = [][2]string{
 	{"1", "it failed, or a recording is damaged: what can be read of it was shown"},
 	{"2", "the command line is wrong"},
 	{"3", "events were lost, with --strict"},
+	{"4", "explain found what --fail-on names, whether or not events were lost"},
 }
 
 // roff builds a manual page.

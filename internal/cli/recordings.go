@@ -22,11 +22,11 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/recording"
 )
 
-// failures keeps of the state changes those that ended a connection with an
-// error.
+// failures keeps of the state changes those that ended a connection without
+// success.
 func failures(keep func(*events.Event) bool) func(*events.Event) bool {
 	return func(e *events.Event) bool {
-		return (e.Type != events.StateChange || e.NewState == events.Close && e.Error != 0) && keep(e)
+		return (e.Type != events.StateChange || e.Failed()) && keep(e)
 	}
 }
 
@@ -105,8 +105,8 @@ func (a *app) copied(cmd *cobra.Command, f *streamFlags, src *record.Source) rec
 	return info
 }
 
-// replayBanner says what is read.
-func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) string {
+// named names what is read.
+func (f *streamFlags) named() string {
 	what := printable(f.read[0])
 	if what == "-" {
 		what = "standard input"
@@ -114,7 +114,12 @@ func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) stri
 	if n := len(f.read) - 1; n > 0 {
 		what += fmt.Sprintf(" and %d more", n)
 	}
-	text := "reading " + what
+	return what
+}
+
+// replayBanner says what is read.
+func (f *streamFlags) replayBanner(cmd *cobra.Command, info recording.Info) string {
+	text := "reading " + f.named()
 	if info.Start > 0 {
 		begun := time.Unix(0, info.Start)
 		if f.utc {

@@ -155,13 +155,17 @@ func TestReplaySpan(t *testing.T) {
 // By default the flight recorder keeps what is trouble, and counts the rest.
 func TestRecordDefault(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                               "3 events (state 1, rto 1, peer 1) in",
-		"--event state":                  "3 events (state 3) in",
-		"--event retransmit,reset,state": "5 events (state 3, rto 1, peer 1) in",
+		"":                               "4 events (state 2, rto 1, peer 1) in",
+		"--event state":                  "4 events (state 4) in",
+		"--event retransmit,reset,state": "6 events (state 4, rto 1, peer 1) in",
 		"--event reset":                  "1 event (peer 1) in",
 	} {
 		file := filepath.Join(t.TempDir(), "a.tcptrace")
 		r := run{src: mixedSource()}
+		closed := r.src.events[len(r.src.events)-1] // while it waited for an answer
+		closed.OldState, closed.NewState, closed.Unacked = events.Established, events.FinWait1, 60e6
+		closed.Known |= events.HasUnacked
+		r.src.events = append(r.src.events, closed)
 		if code := r.run(append([]string{"record", file}, strings.Fields(args)...)...); code != 0 || r.out.Len() > 0 || !strings.Contains(r.err.String(), "tcptrace: "+want) {
 			t.Errorf("%s: exit code %d, stdout %q\n%s", args, code, &r.out, &r.err)
 		}

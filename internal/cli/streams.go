@@ -30,6 +30,7 @@ type stream struct {
 	choice            bool   // has --event
 	args              string // what follows the name in the usage
 	records, replays  bool   // is for a recording alone
+	explains          bool   // tells what events mean, instead of showing them
 }
 
 var streams = []stream{
@@ -81,9 +82,11 @@ tcptrace events --pid 4711 -o json > trace.json`,
 		long: `Records what it traces, and prints no event. What happened is on disk a second
 later at most, and stays readable whatever happens to tcptrace or the machine.
 
-It keeps retransmissions, resets, and of the state changes those to CLOSE with
-an error, so that a recording is small; --event chooses otherwise. The rest
-counts as filtered. FILE must not be there yet; - is standard output.
+It keeps retransmissions, resets, and failed closes, so that a recording is
+small: of the state changes those to CLOSE with an error or from SYN_SENT, and
+closes while a byte that was sent again is not acknowledged, or one is not for
+long (twice the SRTT, at least 50 ms). The rest counts as filtered; --event
+chooses otherwise. FILE must not be there yet; - is standard output.
 
 With --max-size or --max-age, or if there is such a folder, DIR gets one file
 after the other, and the oldest are deleted: a flight recorder. A file ends at a
@@ -116,6 +119,31 @@ tcptrace replay /var/lib/tcptrace --since 0s --follow`,
 		choice:  true,
 		replays: true,
 	},
+	{
+		name:  "explain",
+		args:  "[FILE|DIR...]",
+		short: "what broke each connection, why, and what to do: live, or from recordings",
+		long: `Tells at the end, or on Ctrl-C, what was wrong with which connections: findings
+across connections, the gravest first, each with its peers and owners, its cause,
+its evidence, the settings that decided, how sure it is, and what to do next. It
+prints no event.
+
+Live it watches retransmissions, resets and all state changes. Of recordings (-
+is standard input) it says what they tell: one made with --event
+retransmit,reset,state tells more than the default one. A connection of which
+nothing more was heard, although it would have been, has recovered; one that
+might still be heard of is pending.
+
+--conn and --connection tell one connection's story, with all that happened.`,
+		example: `tcptrace explain -d 1m                          # what goes wrong here, for a minute
+tcptrace explain trouble.tcptrace               # of a recording
+tcptrace explain /var/lib/tcptrace --since 10m -o markdown > ticket.md
+tcptrace explain trouble.tcptrace --conn 40000016c0288
+tcptrace explain -d 30s -q --fail-on connect-timeout,stalled`,
+		types:    filter.Types(),
+		choice:   true,
+		explains: true,
+	},
 }
 
 func (a *app) streamCommand(s stream) *cobra.Command {
@@ -133,10 +161,16 @@ func (a *app) streamCommand(s stream) *cobra.Command {
 			return a.trace(cmd, &f, nil)
 		},
 	}
+	if s.explains {
+		f.addExplain(cmd)
+	}
 	f.addFilter(cmd, s)
-	if s.records {
+	switch {
+	case s.records:
 		f.addQuiet(cmd)
-	} else {
+	case s.explains:
+		f.addReport(cmd)
+	default:
 		f.addOutput(cmd)
 	}
 	f.addStop(cmd)
@@ -157,7 +191,7 @@ func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) er
 	switch {
 	case s.records && len(words) != 1:
 		return usagef("record needs one FILE or DIR to write to, or - for standard output")
-	case s.records && words[0] == "" || s.replays && slices.Contains(words, ""):
+	case s.records && words[0] == "" || (s.replays || s.explains) && slices.Contains(words, ""):
 		return usagef("the name of a file is empty")
 	case s.replays && len(words) == 0:
 		return usagef("replay needs a FILE or DIR to read, or - for standard input")
@@ -165,6 +199,8 @@ func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) er
 		f.write = words[0]
 	case s.replays:
 		f.read = words
+	case s.explains:
+		f.read = append(f.read, words...)
 	default:
 		if err := noArgs(cmd, words); err != nil {
 			return err
@@ -175,7 +211,7 @@ func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) er
 	}
 	f.printed = !s.records
 	f.failed = s.records && f.chosen == nil
-	f.asRecorded = s.replays && f.chosen == nil
+	f.asRecorded = (s.replays || s.explains && f.read != nil) && f.chosen == nil
 	if f.chosen != nil {
 		f.filter.Types = f.chosen
 	}
@@ -248,7 +284,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		}
 	}
 	var printer *format.Printer
-	if f.output != "" {
+	if f.output != "" && f.explain == nil {
 		if printer, err = format.New(f.format(a, types)); err != nil {
 			return usagef("--columns: %w", err)
 		}
@@ -300,7 +336,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		Out:     a.out,
 		Count:   f.count,
 	}
-	if printer != nil || f.write == "-" {
+	if printer != nil || f.write == "-" || f.explain != nil {
 		po.Idle = func() error { return checkOpen(a.env.Stdout) }
 	}
 	if rec != nil {
@@ -308,6 +344,14 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			return err
 		}
 		po.Sink = rec
+	}
+	var explained *explainer
+	if f.explain != nil {
+		explained = a.newExplainer(cmd, f, tell.Settings, replayed)
+		po.Sink = explained
+		if rec != nil {
+			po.Sink = both{explained, rec}
+		}
 	}
 	var play *performance
 	if demo != nil {
@@ -319,7 +363,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			return checkOpen(a.env.Stdout)
 		}
 	}
-	if printer == nil || !printer.ShowsLost() {
+	if f.output != format.JSON && (printer == nil || !printer.ShowsLost()) {
 		po.Warn = func(e *events.Event) { a.say("%s", format.LostText(e)) }
 	}
 	sum, err := pipeline.Run(ctx, src, po)
@@ -336,11 +380,21 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	if rec != nil && rec.Folder() {
 		rec.SumAudits(&sum)
 	}
+	var found error
+	if explained != nil {
+		var perr error
+		if found, perr = a.printReport(f, explained, &sum, replayed); err == nil {
+			err = perr
+		}
+	}
 	if !f.quiet && a.out.err == nil && !errors.Is(err, errClosed) {
 		a.conclude(f, &sum, rec)
 	}
 	if replayed != nil && err == nil {
 		err = replayed.Err()
+	}
+	if found != nil && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
+		return found // losses make no difference to it
 	}
 	if f.strict && sum.Lost > 0 && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
 		return lostError(sum.Lost)
@@ -389,8 +443,9 @@ func (a *app) openLive(ctx context.Context, cmd *cobra.Command, f *streamFlags, 
 	}
 	var unseen string
 	src, err := a.env.Open(ctx, live.Options{
-		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights, Settings: f.write != "",
-		Hooks: func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
+		Types: f.filter.Types, Kernel: f.filter.Kernel(), NetNS: f.filter.NetNS, Buffer: f.buffer, BTF: f.btf, KeepRights: rights,
+		Settings: f.write != "" || f.explain != nil,
+		Hooks:    func(hooks []live.Hook) { unseen = live.Unseen(hooks) },
 	})
 	if err != nil || f.quiet {
 		return src, err
@@ -468,8 +523,8 @@ var nouns = map[events.Type]string{
 	events.Retransmit: "retransmissions", events.Reset: "resets", events.StateChange: "state changes",
 }
 
-// banner says what is traced, and how to stop.
-func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
+// traced says which events are traced, and where.
+func (f *streamFlags) traced(cmd *cobra.Command, demo bool) string {
 	var what []string
 	for _, t := range f.filter.Types {
 		if noun := nouns[t]; f.failed && t == events.StateChange {
@@ -478,15 +533,24 @@ func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
 			what = append(what, noun)
 		}
 	}
-	text := "tracing " + enumerate(what)
+	text := enumerate(what)
 	switch {
 	case demo:
-		return text + " in a network namespace made for it; Ctrl-C stops before the end"
+		text += " in a network namespace made for it"
 	case len(f.filter.NetNS) == 0:
 		text += " in all network namespaces"
 	}
 	if flags := filterFlags(cmd); flags != "" {
 		text += " with " + flags
+	}
+	return text
+}
+
+// banner says what is traced, and how to stop.
+func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
+	text := "tracing " + f.traced(cmd, demo)
+	if demo {
+		return text + "; Ctrl-C stops before the end"
 	}
 	var ends []string
 	if f.count > 0 {
@@ -502,7 +566,11 @@ func (f *streamFlags) banner(cmd *cobra.Command, demo bool) string {
 	default:
 		text += ", recorded in " + printable(f.write)
 	}
-	return text + "; stops " + strings.Join(append(ends, "with Ctrl-C"), " or ")
+	text += "; stops " + strings.Join(append(ends, "with Ctrl-C"), " or ")
+	if f.explain != nil {
+		text += ", and then explains"
+	}
+	return text
 }
 
 // limitsText says what is not shown here.

@@ -226,6 +226,14 @@ func (n *Namespace) gone(ctx context.Context, port uint16) error {
 	return n.waitSockets(ctx, func(local uint16, _ string) bool { return local != port })
 }
 
+// noRequests waits until no handshake is under way.
+func (n *Namespace) noRequests(ctx context.Context) error {
+	return n.waitSockets(ctx, func(_ uint16, state string) bool {
+		const synRecv = "03"
+		return state != synRecv
+	})
+}
+
 // waitSockets waits until all TCP sockets of the namespace satisfy cond.
 func (n *Namespace) waitSockets(ctx context.Context, cond func(port uint16, state string) bool) error {
 	return Until(ctx, func() (bool, error) {

@@ -4,7 +4,10 @@
 
 package lab
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Scenarios lists everything that can go wrong in one namespace, with moderate parameters.
 func Scenarios() []Scenario {
@@ -55,7 +58,43 @@ func Scenarios() []Scenario {
 		{"time-wait-reuse", "a port used again while the server is in TIME_WAIT", false, TimeWaitReuse},
 		{"time-wait-stuck", "the same with the client's reset getting lost", false, TimeWaitStuck},
 		{"ports-exhausted", "no local port left to connect from", false, PortsExhausted},
+		{"port-in-time-wait", "the only local port is in TIME_WAIT", false,
+			func(ctx context.Context, p Place) (*Facts, error) { return PortInTimeWait(ctx, p, false) }},
+		{"port-reuse", "the same, until it may be used again (tcp_tw_reuse)", false,
+			func(ctx context.Context, p Place) (*Facts, error) { return PortInTimeWait(ctx, p, true) }},
 		{"mptcp", "a Multipath TCP connection, without trouble", false, MPTCP},
+		{"given-up", "a peer that vanishes, until the kernel gives up", false,
+			func(ctx context.Context, p Place) (*Facts, error) { return GivenUp(ctx, p, 2) }},
+		{"rto-floor", "a lost segment that costs 200 ms on a path of microseconds", false,
+			func(ctx context.Context, p Place) (*Facts, error) { return Stalled(ctx, p, 0) }},
+		{"read-timeout", "a read time-out shorter than one retransmission", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return ReadTimeout(ctx, p, ReadTimeoutOptions{Wait: 100 * time.Millisecond})
+			}},
+		{"read-timeout-probe", "the same after a tail loss probe that got lost, too", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return ReadTimeout(ctx, p, ReadTimeoutOptions{Probe: true})
+			}},
+		{"read-timeout-rto", "the same after a first retransmission that got lost, too", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return ReadTimeout(ctx, p, ReadTimeoutOptions{RTO: true})
+			}},
+		{"synack-unanswered", "SYN-ACKs that get no answer for a while", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return SYNACKUnanswered(ctx, p, SYNACKUnansweredOptions{Retries: 2})
+			}},
+		{"synack-given-up", "SYN-ACKs to a client that is gone", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return SYNACKUnanswered(ctx, p, SYNACKUnansweredOptions{Retries: 2, GiveUp: true})
+			}},
+		{"accept-queue-full", "an application that accepts too slowly", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return AcceptQueueFull(ctx, p, AcceptQueueFullOptions{Clients: 3})
+			}},
+		{"accept-queue-stuck", "an application that accepts too late", false,
+			func(ctx context.Context, p Place) (*Facts, error) {
+				return AcceptQueueFull(ctx, p, AcceptQueueFullOptions{Clients: 3, GiveUp: true})
+			}},
 		{"clean", "a connection without trouble", false, Clean},
 	}
 }

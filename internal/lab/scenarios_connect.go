@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -138,6 +139,179 @@ func LostACK(ctx context.Context, p Place) (*Facts, error) {
 	})
 }
 
+// SYNACKUnansweredOptions are the options of SYNACKUnanswered.
+type SYNACKUnansweredOptions struct {
+	// Retries is the number of SYN-ACKs sent again in vain. The next one is answered; with GiveUp the server forgets the
+	// client then, for it never comes back (tcp_synack_retries is Retries).
+	Retries int
+	GiveUp  bool
+}
+
+// SYNACKUnanswered has a listener send its SYN-ACK again, without an answer. With GiveUp the client's host is silent
+// after its SYN, as if it were gone or the SYN's address forged; otherwise the client is there, and what it sends gets
+// lost for a while.
+//
+//	client  as in Clean; with GiveUp CLOSE SYN_SENT CLOSE
+//	server  as in Clean, but from SYN_RECV on after 1, 3, 7 s; Retries+1 tcp_retransmit_synack. With GiveUp nothing but
+//	        Retries of these
+//	counts  RetransSegs, TCPSynRetrans and TCPTimeouts as many, with GiveUp TCPTimeouts one more
+func SYNACKUnanswered(ctx context.Context, p Place, o SYNACKUnansweredOptions) (*Facts, error) {
+	if o.GiveUp {
+		return synackGivenUp(ctx, p, o.Retries)
+	}
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			a.Listen,
+			func() error { return a.Listener.Attach(DropACK()) },
+			func() error { return a.Start() },
+			func() error { return a.Client.Wait(ctx) },
+			func() error { return a.Listener.WaitDrops(ctx, 1+o.Retries) },
+			func() error { return a.Listener.Detach() },
+			func() error { return a.Accept(ctx) })
+		if err != nil {
+			return err
+		}
+		a.Expect(o.Retries+1, RetransSYNACK, Server, "synack")
+		return a.Finish(ctx)
+	})
+}
+
+func synackGivenUp(ctx context.Context, p Place, retries int) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			a.Listen,
+			func() error { return a.Start(blackholed) },
+			func() error { return a.Client.WaitDrops(ctx, 1) },
+			func() error { return a.Client.Close() })
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT CLOSE", "")
+		// Without a socket the client's host would answer with resets: a deaf listener takes what comes for the port.
+		deaf, err := p.Client.Socket(p.target(), 0)
+		if err != nil {
+			return err
+		}
+		a.Later(deaf.Close)
+		err = InTurn(
+			func() error { return bound(p, a.Conn().Client.Addr.Port())(deaf) },
+			func() error { return deaf.Blackhole(true) },
+			func() error { return deaf.Listen(1) },
+			func() error { return deaf.WaitDrops(ctx, retries) },
+			func() error { return p.Server.noRequests(ctx) })
+		if err != nil {
+			return err
+		}
+		drops, err := deaf.Drops()
+		a.Expect(int(drops), RetransSYNACK, Server, "synack")
+		return err
+	}, "net.ipv4.tcp_synack_retries", fmt.Sprint(retries))
+}
+
+// AcceptQueueFullOptions are the options of AcceptQueueFull.
+type AcceptQueueFullOptions struct {
+	// Clients is the number of those that wait in vain, up to 4: more would have the kernel send fewer SYN-ACKs.
+	Clients int
+	// GiveUp has the application accept only when the listener has forgotten them (tcp_synack_retries is 1), after 3 s.
+	// Otherwise it accepts after the first SYN-ACKs that went again for nothing, at 1 s.
+	GiveUp bool
+}
+
+// AcceptQueueFull fills an accept queue of one while other clients are about to complete their handshakes. To these the
+// connection is established; to the server it is not, since their acknowledgements find no room, and it sends its
+// SYN-ACKs again. When the application accepts, the next SYN-ACKs have them all served; with GiveUp it is too late, and
+// they leave without a word.
+//
+//	client  as in Clean; with GiveUp CLOSE SYN_SENT ESTABLISHED CLOSE for each that waited in vain
+//	server  as in Clean; 2 tcp_retransmit_synack for each that waited, at 1 and 3 s. With GiveUp 1 of these for each, at
+//	        1 s, and the states of the one that got in alone
+//	counts  for each that waited: RetransSegs and TCPSynRetrans 2 (with GiveUp 1), TCPTimeouts 2, ListenOverflows 1,
+//	        ListenDrops 1
+func AcceptQueueFull(ctx context.Context, p Place, o AcceptQueueFullOptions) (*Facts, error) {
+	const room = 16 // in the queue of requests; in the accept queue 1
+	retries := "5"
+	if o.GiveUp {
+		retries = "1"
+	}
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		before, err := p.Server.Counters()
+		if err != nil {
+			return err
+		}
+		overflowed := func() (bool, error) {
+			now, err := p.Server.Counters()
+			return int(now["ListenOverflows"]-before["ListenOverflows"]) >= o.Clients, err
+		}
+		var clients []*Socket
+		connect := func() error {
+			err := InTurn(
+				func() error { return a.Start() },
+				func() error { return a.Client.Wait(ctx) })
+			clients = append(clients, a.Client)
+			a.Paths(active, passive)
+			return err
+		}
+		err = InTurn(
+			func() error { return a.ListenFor(room, 0) },
+			connect, // the one that takes the place
+			func() error { return a.Listener.WaitReadable(ctx) },
+			func() error { return a.Listener.Attach(DropACK()) })
+		for n := 1; n <= o.Clients && err == nil; n++ {
+			err = InTurn(connect, func() error { return a.Listener.WaitDrops(ctx, n) })
+		}
+		if err != nil {
+			return err
+		}
+		err = InTurn(
+			func() error { return a.Listener.Listen(0) },
+			func() error { return a.Listener.Detach() },
+			func() error { return Until(ctx, overflowed) })
+		if err == nil && o.GiveUp {
+			err = p.Server.noRequests(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.Listener.Listen(room); err != nil {
+			return err
+		}
+		for i := range clients {
+			waited := i > 0
+			if waited && o.GiveUp {
+				a.Facts.Conns[i].Client.States, a.Facts.Conns[i].Server.States = "CLOSE SYN_SENT ESTABLISHED CLOSE", ""
+				if err := clients[i].Vanish(); err != nil {
+					return err
+				}
+			} else if err := a.serve(ctx, clients); err != nil {
+				return err
+			}
+			if waited {
+				e := a.Expect(2, RetransSYNACK, Server, "synack")
+				if e.Conn = i; o.GiveUp {
+					e.Min, e.Max = 1, 1
+				}
+			}
+		}
+		return nil
+	}, "net.ipv4.tcp_synack_retries", retries)
+}
+
+// serve accepts a connection of one of clients, which are those of the facts, and closes it as it should be.
+func (a *Act) serve(ctx context.Context, clients []*Socket) error {
+	server, err := a.Listener.Accept(ctx)
+	if err != nil {
+		return err
+	}
+	a.Later(server.Close)
+	for i := range clients {
+		if c := &a.Facts.Conns[i]; c.Client.Addr == server.Remote() {
+			c.Server.Cookie = server.Cookie()
+			return CloseBoth(ctx, clients[i], server)
+		}
+	}
+	return fmt.Errorf("accepted a stranger, %v", server.Remote())
+}
+
 // RepeatedSYN has a client give up on a connection whose SYN-ACK it never saw, and another take its port and the same
 // initial sequence number. Its SYN is the first one's twin, so the SYN-ACK is repeated at once, by no timer.
 //
@@ -201,19 +375,8 @@ func FastOpenRefused(ctx context.Context, p Place) (*Facts, error) {
 //	counts  nothing
 func PortsExhausted(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
-		if err := a.Listen(); err != nil { // its port comes from the full range
-			return err
-		}
-		port := 40000
-		if a.Facts.Listener.Port() == 40000 {
-			port++
-		}
-		restore, err := p.Client.With("net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
-		if err != nil {
-			return err
-		}
-		a.Later(restore)
-		err = InTurn(
+		err := InTurn(
+			func() error { return a.onePort() },
 			func() error { return a.Start() },
 			func() error { return a.Accept(ctx) })
 		if err != nil {
@@ -227,6 +390,73 @@ func PortsExhausted(ctx context.Context, p Place) (*Facts, error) {
 		a.Paths("CLOSE SYN_SENT CLOSE", "")
 		return CloseBoth(ctx, first, a.Server)
 	})
+}
+
+// onePort makes the listener and leaves clients one port to connect from.
+func (a *Act) onePort() error {
+	if err := a.Listen(); err != nil { // its port comes from the full range
+		return err
+	}
+	port := 40000
+	if a.Facts.Listener.Port() == 40000 {
+		port++
+	}
+	restore, err := a.Place.Client.With("net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
+	if err != nil {
+		return err
+	}
+	a.Later(restore)
+	return nil
+}
+
+// PortInTimeWait connects twice where there is one local port to connect from, and the first connection has been closed,
+// by the client: its port waits in TIME_WAIT. The second fails with EADDRNOTAVAIL, without a packet, and so do two more
+// attempts, 0.3 s apart. With reuse (tcp_tw_reuse 1) the client tries until it succeeds, when about a second has passed.
+// The setting's default, 2, is the same as 1 on loopback, and as 0 elsewhere.
+//
+//	client  as in Clean; then CLOSE SYN_SENT CLOSE, with local port 0 in both changes, for each attempt that fails;
+//	        with reuse as in Clean again, from the same port
+//	server  as in Clean; with reuse twice
+//	counts  with reuse TWRecycled 1
+func PortInTimeWait(ctx context.Context, p Place, reuse bool) (*Facts, error) {
+	setting := "0"
+	if reuse {
+		setting = "1"
+	}
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		err := InTurn(
+			func() error { return a.onePort() },
+			func() error { return a.Start() },
+			func() error { return a.Accept(ctx) },
+			func() error { return a.Finish(ctx) },
+			func() error { return p.Client.Settled(ctx) })
+		if err != nil {
+			return err
+		}
+		again := time.NewTicker(300 * time.Millisecond)
+		defer again.Stop()
+		for n := 1; ; n++ {
+			err := a.Start()
+			if err == nil && reuse {
+				break
+			}
+			if !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("%v in place of %v", err, unix.EADDRNOTAVAIL)
+			}
+			a.Paths("CLOSE SYN_SENT CLOSE", "")
+			if n == 3 && !reuse {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-again.C:
+			}
+		}
+		return InTurn(
+			func() error { return a.Accept(ctx) },
+			func() error { return a.Finish(ctx) })
+	}, "net.ipv4.tcp_tw_reuse", setting)
 }
 
 // TimeWaitReuse has a client use a port again while the server's end of its last connection is in TIME_WAIT, with an

@@ -7,6 +7,8 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +39,17 @@ func Stalled(ctx context.Context, p Place, timeouts int) (*Facts, error) {
 		a.Expect(segs, Retransmit, Client, "rto")
 		return a.Finish(ctx)
 	})
+}
+
+// GivenUp sends to a peer that has gone for good, until the kernel gives up (tcp_retries2 is retries) and the application
+// is told ETIMEDOUT, without a reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE, the last one by timer; with 2 retries 3 tcp_retransmit_skb in ESTABLISHED,
+//	        about 0.2, 0.6 and 1.4 s after the segment, and the end at 3 s
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE
+//	counts  RetransSegs 3, TCPTimeouts 4, TCPAbortOnTimeout 1, EstabResets 2, OutRsts 0
+func GivenUp(ctx context.Context, p Place, retries int) (*Facts, error) {
+	return unanswered(ctx, p, nil, "net.ipv4.tcp_retries2", fmt.Sprint(retries))
 }
 
 // tail is the length of the segment that a scenario loses once, unlike that of the others.
@@ -298,9 +311,14 @@ func OrphanFIN(ctx context.Context, p Place) (*Facts, error) {
 //	server  LISTEN SYN_RECV ESTABLISHED CLOSE
 //	counts  RetransSegs 2, TCPTimeouts 3, TCPAbortOnTimeout 1, EstabResets 2, OutRsts 0
 func UserTimeout(ctx context.Context, p Place) (*Facts, error) {
+	return unanswered(ctx, p, []Option{Set(unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 1000)})
+}
+
+// unanswered sends to a peer that has fallen silent until the kernel gives up.
+func unanswered(ctx context.Context, p Place, options []Option, settings ...string) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
-			func() error { return a.Establish(ctx, Set(unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 1000)) },
+			func() error { return a.Establish(ctx, options...) },
 			func() error { return a.Server.Blackhole(true) },
 			func() error { return a.Client.Send(ctx, make([]byte, 100)) },
 			func() error { return a.Client.WaitFailure(ctx, unix.ETIMEDOUT) })
@@ -314,5 +332,96 @@ func UserTimeout(ctx context.Context, p Place) (*Facts, error) {
 		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
 		a.Expect(int(info.Total_retrans), Retransmit, Client, "rto")
 		return a.Server.Vanish()
-	})
+	}, settings...)
+}
+
+// ReadTimeoutOptions are the options of ReadTimeout: when the application loses patience. Without Probe or RTO it is
+// after Wait, which is best below 200 ms, the least time that the kernel's first repair takes.
+type ReadTimeoutOptions struct {
+	Wait time.Duration
+	// Probe: when the tail loss probe got lost, too. RTO: when the first retransmission by time-out did.
+	Probe, RTO bool
+}
+
+// ReadTimeout sends a request that gets lost, and closes the socket before the kernel's repair of it can arrive: the
+// mistake of a read time-out too short. The server has the request a moment later, after the client is gone.
+//
+//	client  as in Clean; 1 tcp_retransmit_skb in FIN_WAIT1, by an orphan, of all that is missing and the FIN;
+//	        with Probe or RTO 1 before it, in ESTABLISHED: the probe 8 ms, the time-out 0.2 s after the request
+//	server  as in Clean
+//	counts  RetransSegs 1, TCPTimeouts 1; with Probe RetransSegs 2, TCPLossProbes 1; with RTO RetransSegs and TCPTimeouts 2
+func ReadTimeout(ctx context.Context, p Place, o ReadTimeoutOptions) (*Facts, error) {
+	settings, segments, repairs := []string{}, 1, 1
+	if o.Probe {
+		// For one segment alone the kernel would wait longer before it probes: its acknowledgement may only be late.
+		settings, segments = []string{"net.ipv4.tcp_early_retrans", "3"}, 2
+	}
+	if o.Probe || o.RTO {
+		repairs = 2
+	}
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		before, err := p.Client.Counters()
+		if err != nil {
+			return err
+		}
+		err = InTurn(
+			func() error { return a.Establish(ctx) },
+			func() error { return a.Server.Blackhole(true) })
+		for i := 0; i < segments && err == nil; i++ {
+			err = a.Client.Send(ctx, make([]byte, 100))
+		}
+		if err != nil {
+			return err
+		}
+		err = InTurn(
+			func() error {
+				if repairs > 1 {
+					return a.Server.WaitDrops(ctx, segments+1)
+				}
+				return o.patience(ctx)
+			},
+			func() error { return a.Client.Close() },
+			func() error {
+				if o.RTO { // the FIN waits: the congestion window is one segment
+					return nil
+				}
+				return a.Server.WaitDrops(ctx, segments+repairs)
+			},
+			func() error { return a.Server.Blackhole(false) },
+			func() error { return a.Server.Discard(ctx, 100*segments) },
+			func() error { return a.Server.WaitEOF(ctx) },
+			func() error { return a.Server.Close() },
+			func() error { return p.Client.Settled(ctx) })
+		if err != nil {
+			return err
+		}
+		a.Paths(active, passive)
+		after, err := p.Client.Counters()
+		if err != nil {
+			return err
+		}
+		// A busy machine may be late to stop, so that there is one more.
+		sent := int(after["RetransSegs"] - before["RetransSegs"])
+		if sent < repairs {
+			return fmt.Errorf("%d segments sent again, want %d", sent, repairs)
+		}
+		if o.Probe {
+			sent--
+			a.Expect(1, Retransmit, Client, "tlp")
+		}
+		a.Expect(sent, Retransmit, Client, "rto")
+		return nil
+	}, settings...)
+}
+
+// patience waits as long as the application does.
+func (o ReadTimeoutOptions) patience(ctx context.Context) error {
+	timer := time.NewTimer(o.Wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }

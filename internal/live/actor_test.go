@@ -343,6 +343,8 @@ func (s *stage) follow(o order) (r answer, err error) {
 		})
 	case "blackhole":
 		err = unix.SetsockoptInt(o.FD, unix.SOL_IP, unix.IP_MINTTL, o.N)
+	case "blackhole6":
+		err = unix.SetsockoptInt(o.FD, unix.SOL_IPV6, unix.IPV6_MINHOPCOUNT, o.N)
 	case "linger0":
 		err = linger0(o.FD)
 	case "shutdown":

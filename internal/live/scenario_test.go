@@ -261,6 +261,7 @@ func check(t *verdict, facts *lab.Facts, evs []events.Event, unseen string, blin
 		t.Differs("unexpected events:\n%s", dump(left))
 	}
 	checkStates(t, facts, evs, blind)
+	checkCloses(t, evs)
 	checkOwners(t, facts, evs)
 	if len(blind) == 0 {
 		checkTimeouts(t, evs)
@@ -293,6 +294,28 @@ func checkStates(t *verdict, facts *lab.Facts, evs []events.Event, blind []labte
 			if path != want && !missing && !(want == "" && usedAgain(facts, i)) {
 				t.Differs("connection %d: the %s went %q, want %q", i, side, path, want)
 			}
+		}
+	}
+}
+
+// checkCloses wants changes that end what a connection can send to tell how it
+// was, and no others.
+func checkCloses(t *verdict, evs []events.Event) {
+	for i := range evs {
+		e := &evs[i]
+		if e.Type != events.StateChange {
+			continue
+		}
+		want := events.Fields(0)
+		if from := e.OldState; (from == events.Established || from == events.CloseWait) && e.NewState != events.CloseWait {
+			want = events.HasRTO | events.HasTotals
+		}
+		if got := e.Known & (events.HasRTO | events.HasTotals); got != want || want == 0 && e.Has(events.HasSRTT) || want != 0 && e.RTO <= 0 {
+			t.Errorf("RTO, SRTT and totals are known at a close alone: RTO %v, known %b: %s", e.RTO, e.Known, line(e))
+		}
+		closes := e.NewState == events.FinWait1 || e.NewState == events.LastAck || e.NewState == events.Close
+		if known := e.Has(events.HasUnacked); (known || e.UnackedRetrans) && !closes || known && e.UnackedRetrans {
+			t.Errorf("not acknowledged for %v, or sent again: %v: %s", e.Unacked, e.UnackedRetrans, line(e))
 		}
 	}
 }
@@ -371,6 +394,9 @@ func checkDecoration(t *verdict, e *events.Event, unseen string) {
 		timeout := e.Kind == events.KindSYN || e.Kind == events.KindRTO
 		if timeout && (e.Attempt == 0 || !e.Has(events.HasGivesUp|events.HasNextRTO)) {
 			fail("a time-out has an attempt, a next RTO and an end")
+		}
+		if e.Has(events.HasAcceptQueue) != (e.State == events.NewSynRecv) {
+			fail("a listener alone has an accept queue")
 		}
 	case events.Reset:
 		if e.Kind == 0 || e.Why == "" || e.Direction == 0 {
@@ -639,6 +665,7 @@ func TestScenarios(t *testing.T) {
 				}
 				evs := play(t, loopback(t, family), sc.Run)
 				details(t, sc.Name, evs)
+				checkFindings(t, sc.Name, evs)
 			})
 		}
 	}
@@ -716,15 +743,19 @@ func details(t *testing.T, scenario string, evs []events.Event) {
 			if scenario == "refused" && !e.TriggerTimestamps || scenario == "time-wait-reuse" && e.TriggerTimestamps {
 				t.Errorf("timestamps: %v: %s", e.TriggerTimestamps, line(e))
 			}
+		case e.Type == events.Retransmit && (e.UserTimeout == time.Second) != (scenario == "user-timeout"):
+			t.Errorf("TCP_USER_TIMEOUT %v: %s", e.UserTimeout, line(e))
 		case scenario == "orphan-fin" && e.Type == events.Retransmit:
 			if !e.Orphan || e.Phase != events.PhaseClose || e.Flags&events.FIN == 0 || e.State != events.FinWait1 {
 				t.Errorf("no orphan's FIN: %s", line(e))
 			}
 		case scenario == "ports-exhausted" && e.NewState == events.Close && e.OldState == events.SynSent:
 			found = true
-			if e.LPort != 0 || e.RPort == 0 || e.Error != 0 {
+			if e.LPort != 0 || e.RPort == 0 || e.Error != 0 || !e.Failed() {
 				t.Errorf("no port was left: %s", line(e))
 			}
+		case scenario == "clean" && e.Failed():
+			t.Errorf("not a failure: not acknowledged for %v: %s", e.Unacked, line(e))
 		}
 	}
 	if (isReset || scenario == "ports-exhausted") && !found {

@@ -243,15 +243,17 @@ func TestSendFailures(t *testing.T) {
 	for _, family := range families {
 		t.Run("firewall/"+family.String(), func(t *testing.T) {
 			t.Parallel()
-			play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+			evs := play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 				return nft.BlockedOutput(ctx, p, 2)
 			})
+			checkFindings(t, "blocked output", evs)
 		})
 		t.Run("no neighbour/"+family.String(), func(t *testing.T) {
 			t.Parallel()
-			play(t, labtest.NewPair(t, labtest.PairOptions{NoNeighbour: true}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+			evs := play(t, labtest.NewPair(t, labtest.PairOptions{NoNeighbour: true}).Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
 				return labtest.Unreachable(ctx, p, 2)
 			})
+			checkFindings(t, "no neighbour", evs)
 		})
 	}
 }
@@ -265,6 +267,7 @@ func TestFirewall(t *testing.T) {
 			t.Run(name+"/"+family.String(), func(t *testing.T) {
 				t.Parallel()
 				evs := play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), run)
+				checkFindings(t, "rejected "+name, evs)
 				for _, e := range only(evs, events.KindFirewall) {
 					if e.Why == "" || !e.Has(events.HasTrigger|events.HasTTL) || e.NetNS == 0 ||
 						name == "output" && (e.State != events.SynSent || e.Cookie == 0) {
@@ -283,6 +286,7 @@ func TestPathMTU(t *testing.T) {
 			t.Parallel()
 			place := labtest.NewPair(t, labtest.PairOptions{PathMTU: 1400}).Place(family)
 			evs := play(t, place, labtest.PathMTU)
+			checkFindings(t, "path MTU", evs)
 			if len(only(evs, events.KindPMTU)) == 0 {
 				t.Errorf("nothing of kind pmtu:\n%s", dump(evs))
 			}
@@ -297,6 +301,62 @@ func TestTimeWaitReuse(t *testing.T) {
 		t.Run(family.String(), func(t *testing.T) {
 			t.Parallel()
 			play(t, labtest.NewPair(t, labtest.PairOptions{}).Place(family), lab.TimeWaitReuse)
+		})
+	}
+}
+
+// TestPortReuse has a load balancer without timestamps use its port again, and
+// what cures that.
+func TestPortReuse(t *testing.T) {
+	for name, tt := range map[string]struct {
+		options  labtest.BalancerOptions
+		want     labtest.Reuse
+		settings []string
+	}{
+		"recovered":  {labtest.BalancerOptions{}, labtest.Recovered, nil},
+		"stuck":      {labtest.BalancerOptions{}, labtest.Stuck, nil},
+		"more ports": {labtest.BalancerOptions{Ports: 2}, labtest.Harmless, nil},
+		"timestamps": {labtest.BalancerOptions{KeepTimestamps: true}, labtest.Harmless, []string{"net.ipv4.tcp_timestamps", "2"}},
+	} {
+		for _, family := range families {
+			t.Run(name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				b := labtest.NewBalancer(t, tt.options)
+				evs := play(t, b.Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+					return b.PortReuse(ctx, p, tt.want, tt.settings...)
+				})
+				checkFindings(t, "balancer, "+name, evs)
+				for _, e := range only(evs, events.KindBadAck) {
+					if e.State != events.SynSent || e.TriggerFlags != events.ACK || e.TriggerTimestamps {
+						t.Errorf("%s, in answer to %v, timestamps %v", line(&e), e.TriggerFlags, e.TriggerTimestamps)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestReordered has segments overtaken by others: what is sent again is known
+// for needless, by the count of duplicates that the other end reported.
+func TestReordered(t *testing.T) {
+	const bursts = 3
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			tunnel := labtest.NewTunnel(t)
+			evs := play(t, tunnel.Place(family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				return tunnel.Reordered(ctx, p, bursts)
+			})
+			checkFindings(t, "reordered", evs)
+			n := uint32(0)
+			for _, e := range evs {
+				if e.Type == events.Retransmit {
+					if e.DSACKDups != n {
+						t.Errorf("%d duplicates, want %d: %s", e.DSACKDups, n, line(&e))
+					}
+					n++
+				}
+			}
 		})
 	}
 }
@@ -369,20 +429,10 @@ func TestGivesUp(t *testing.T) {
 	for _, family := range families {
 		t.Run(family.String(), func(t *testing.T) {
 			t.Parallel()
+			// model(2) is 1.4 s: with an RTO of some 200 ms the time-outs after the
+			// first come at 0.4, 1.2 and 2.8 s.
 			evs := play(t, loopback(t, family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
-				return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
-					err := lab.InTurn(
-						func() error { return a.Establish(ctx) },
-						func() error { return a.Server.Blackhole(true) },
-						func() error { return a.Client.Send(ctx, make([]byte, 100)) },
-						func() error { return a.Client.WaitFailure(ctx, unix.ETIMEDOUT) },
-						func() error { return a.Server.Vanish() })
-					a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
-					// model(2) is 1.4 s: with an RTO of some 200 ms the time-outs
-					// after the first come at 0.4, 1.2 and 2.8 s.
-					a.Expect(3, lab.Retransmit, lab.Client, "rto")
-					return err
-				}, "net.ipv4.tcp_retries2", "2")
+				return lab.GivenUp(ctx, p, 2)
 			})
 			if rtos := only(evs, events.KindRTO); len(rtos) == 3 && rtos[0].GivesUp != 14*rtos[0].RTO {
 				t.Errorf("foretold in %v, want 2+4+8 times %v", rtos[0].GivesUp, rtos[0].RTO)
@@ -432,11 +482,250 @@ func TestQueueFull(t *testing.T) {
 					return p.Client.Do(tc.Run)
 				})
 			})
+			checkFindings(t, "queue full", evs)
 			for _, e := range only(evs, events.KindSYN) {
 				if e.NextRTO != 500*time.Millisecond {
 					t.Errorf("the next try is in %v: %s", e.NextRTO, line(&e))
 				}
 			}
 		})
+	}
+}
+
+// TestAcceptQueue has a listener repeat a SYN-ACK while connections wait to be
+// accepted, first with room for more and then without: ss has the same numbers.
+func TestAcceptQueue(t *testing.T) {
+	for _, family := range families {
+		t.Run(family.String(), func(t *testing.T) {
+			t.Parallel()
+			var said []labtest.SocketInfo
+			evs := play(t, loopback(t, family), func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+				said = nil
+				return lab.Perform(ctx, p, func(ctx context.Context, a *lab.Act) error {
+					var clients []*lab.Socket
+					connect := func() error {
+						err := lab.InTurn(func() error { return a.Start() }, func() error { return a.Client.Wait(ctx) })
+						clients = append(clients, a.Client)
+						a.Paths("CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT LAST_ACK CLOSE")
+						return err
+					}
+					listener := func() (s labtest.SocketInfo, err error) {
+						all, err := labtest.SS(ctx, p.Server, "sport", "=", fmt.Sprint(a.Facts.Listener.Port()))
+						i := slices.IndexFunc(all, func(s labtest.SocketInfo) bool { return s.State == "LISTEN" })
+						if err == nil && i >= 0 {
+							s = all[i]
+						}
+						return s, err
+					}
+					ask := func() error {
+						s, err := listener()
+						said = append(said, s)
+						return err
+					}
+					err := lab.InTurn(
+						func() error { return a.ListenFor(4, 0) },
+						connect,
+						connect,
+						func() error {
+							return lab.Until(ctx, func() (bool, error) {
+								s, err := listener()
+								return s.RecvQ == 2, err
+							})
+						},
+						// The last step of this handshake is lost, and again when
+						// the SYN-ACK was repeated.
+						func() error { return a.Listener.Attach(lab.DropACK()) },
+						connect,
+						func() error { return a.Listener.WaitDrops(ctx, 2) },
+						ask,
+						// The next is refused for want of room.
+						func() error { return a.Listener.Listen(1) },
+						func() error { return a.Listener.Detach() },
+						func() error {
+							return lab.Until(ctx, func() (bool, error) {
+								c, err := p.Server.Counters()
+								return c["ListenOverflows"] > 0, err
+							})
+						},
+						ask,
+						func() error { return a.Listener.Listen(4) },
+						func() error { return a.Client.Send(ctx, make([]byte, 100)) })
+					if err != nil {
+						return err
+					}
+					// On a slow machine one more comes before each step.
+					a.Expect(2, lab.RetransSYNACK, lab.Server, "synack").Max = 5
+					for i, c := range clients {
+						s, err := a.Listener.Accept(ctx)
+						if err != nil {
+							return err
+						}
+						a.Later(s.Close)
+						a.Facts.Conns[i].Server.Cookie = s.Cookie()
+						if c == a.Client {
+							err = s.Discard(ctx, 100)
+						}
+						if err = errors.Join(err, lab.CloseBoth(ctx, c, s)); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			})
+			var queues [][2]int
+			for _, e := range only(evs, events.KindSYNACK) {
+				queues = append(queues, [2]int{int(e.AcceptQueue), int(e.AcceptQueueMax)})
+			}
+			roomy, full := [2]int{said[0].RecvQ, said[0].SendQ}, [2]int{said[1].RecvQ, said[1].SendQ}
+			if roomy != [2]int{2, 4} || full != [2]int{2, 1} {
+				t.Errorf("ss:\n%s\n%s", said[0].Raw, said[1].Raw)
+			}
+			others := slices.ContainsFunc(queues, func(q [2]int) bool { return q != roomy && q != full })
+			if queues[0] != roomy || !slices.Contains(queues, full) || others {
+				t.Errorf("queues %d, ss says %d, then %d", queues, roomy, full)
+			}
+		})
+	}
+}
+
+// TestAtClose closes connections with data that is not acknowledged: the event
+// has what TCP_INFO said just before, and an age between what the clock says,
+// or that the data was sent again.
+func TestAtClose(t *testing.T) {
+	const finWait2 = 5
+	for name, tt := range map[string]struct{ abort, again bool }{"shutdown": {}, "linger 0": {abort: true}, "sent again": {again: true}} {
+		for _, family := range families {
+			t.Run(name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				place := loopback(t, family)
+				var client, server *unix.TCPInfo
+				var sending, sent, closing, closed time.Time
+				run := func(ctx context.Context, a *lab.Act) error {
+					err := lab.InTurn(
+						func() error { return a.Establish(ctx) },
+						// What is sent again though it arrived comes back as a DSACK.
+						func() error { return a.Client.Blackhole(true) },
+						func() error { return a.Client.Send(ctx, make([]byte, 100)) },
+						func() error { return a.Server.Discard(ctx, 100) },
+						func() error {
+							_, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Total_retrans > 0 })
+							return err
+						},
+						func() error { return a.Client.Blackhole(false) },
+						func() error {
+							_, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 && i.Dsack_dups > 0 })
+							return err
+						},
+						func() error { return a.Server.Blackhole(true) },
+						func() error {
+							sending = time.Now()
+							err := a.Client.Send(ctx, make([]byte, 100))
+							sent = time.Now()
+							return err
+						},
+						func() (err error) {
+							client, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool {
+								return tt.again && i.Retransmits > 0 || !tt.again && i.Last_data_sent >= 60
+							})
+							return err
+						})
+					if err == nil && tt.abort {
+						err = a.Client.SetLinger0()
+					}
+					if err != nil {
+						return err
+					}
+					closing = time.Now()
+					if tt.abort {
+						err = a.Client.Close()
+					} else {
+						err = a.Client.Shutdown(unix.SHUT_WR)
+					}
+					closed = time.Now()
+					if err != nil {
+						return err
+					}
+					if tt.abort {
+						a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+						a.Expect(1, lab.SendReset, lab.Client, "linger").Reason = "TCP_STATE"
+						a.Expect(int(client.Total_retrans), lab.Retransmit, lab.Client, "rto").Max++ // one more may come before the end
+						return lab.InTurn(
+							func() error { return a.Server.WaitDrops(ctx, 2) },
+							func() error { return a.Server.Vanish() })
+					}
+					a.Paths("CLOSE SYN_SENT ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE_WAIT LAST_ACK CLOSE")
+					return lab.InTurn(
+						func() error { return a.Server.Blackhole(false) },
+						func() error { return a.Server.Discard(ctx, 100) },
+						func() error { return a.Server.WaitEOF(ctx) },
+						func() error {
+							i, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.State == finWait2 })
+							a.Expect(int(i.Total_retrans), lab.Retransmit, lab.Client, "rto", "loss")
+							return err
+						},
+						func() error { return a.Server.Send(ctx, make([]byte, 1000)) },
+						func() error { return a.Client.Discard(ctx, 1000) },
+						func() (err error) {
+							server, err = a.Server.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Unacked == 0 })
+							return err
+						},
+						func() error { return a.Server.Close() },
+						func() error { return a.Client.WaitEOF(ctx) },
+						func() error { return a.Client.Close() })
+				}
+				evs := whole(t, allSeen, func() ([]events.Event, seen) {
+					evs, s := playOnce(t, place, func(ctx context.Context, p lab.Place) (*lab.Facts, error) {
+						return lab.Perform(ctx, p, run, "net.ipv4.tcp_early_retrans", "0")
+					})
+					if i := slices.IndexFunc(evs, closesSender); i >= 0 && (evs[i].TotalRetrans != client.Total_retrans || tt.again != (client.Retransmits > 0)) {
+						return evs, otherDone // a time-out came in between
+					}
+					return evs, s
+				})
+				checked := 0
+				for i := range evs {
+					e := &evs[i]
+					switch {
+					case closesSender(*e):
+						checked++
+						sameInfo(t, e, client)
+						least, most := closing.Sub(sent)-time.Microsecond, closed.Sub(sending)
+						if tt.again && (e.Has(events.HasUnacked) || !e.UnackedRetrans) {
+							t.Errorf("not acknowledged for %v, the data was sent again: %s", e.Unacked, line(e))
+						}
+						if !tt.again && (!e.Has(events.HasUnacked) || e.Unacked < least || e.Unacked > most) {
+							t.Errorf("not acknowledged for %v, the clock says %v to %v: %s", e.Unacked, least, most, line(e))
+						}
+						if !e.Failed() {
+							t.Errorf("closed after %v without an answer, with SRTT %v: %s", e.Unacked, e.SRTT, line(e))
+						}
+					case e.OldState == events.CloseWait && e.NewState == events.LastAck:
+						checked++
+						sameInfo(t, e, server)
+						if e.Has(events.HasUnacked) || e.UnackedRetrans || e.Failed() {
+							t.Errorf("all was acknowledged: %v, %s", e.Unacked, line(e))
+						}
+					}
+				}
+				if want := map[bool]int{true: 1, false: 2}[tt.abort]; checked != want {
+					t.Errorf("%d closes, want %d:\n%s", checked, want, dump(evs))
+				}
+			})
+		}
+	}
+}
+
+// closesSender tells whether e closes an established connection that sent data.
+func closesSender(e events.Event) bool {
+	return e.OldState == events.Established && e.DataSegsOut > 0
+}
+
+// sameInfo compares a close with what TCP_INFO said before it.
+func sameInfo(t *testing.T, e *events.Event, i *unix.TCPInfo) {
+	t.Helper()
+	us := func(n uint32) time.Duration { return time.Duration(n) * time.Microsecond }
+	if !e.Has(events.HasSRTT|events.HasRTO|events.HasTotals) || e.SRTT != us(i.Rtt) || e.RTTVar != us(i.Rttvar) || e.RTO.Truncate(time.Microsecond) != us(i.Rto) ||
+		e.TotalRetrans != i.Total_retrans || e.DataSegsOut != i.Data_segs_out || e.DSACKDups != i.Dsack_dups {
+		t.Errorf("%s\nSRTT %v, variation %v, RTO %v, sent %d, again %d, DSACKs %d, TCP_INFO: %+v", line(e), e.SRTT, e.RTTVar, e.RTO, e.DataSegsOut, e.TotalRetrans, e.DSACKDups, i)
 	}
 }

@@ -25,10 +25,16 @@ func TestWrite(t *testing.T) {
 		if want := "before\n" + begin + body + end + "after\n"; err != nil || string(got) != want {
 			t.Errorf("%v: %q, want %q", err, got, want)
 		}
+		if read, err := s.Body(got); err != nil || read != body {
+			t.Errorf("%v: the section is %q, want %q", err, read, body)
+		}
 	}
 	for _, text := range []string{"", begin, end, end + begin} {
 		if got, err := s.Replace([]byte(text), "new\n"); err == nil {
 			t.Errorf("%q became %q", text, got)
+		}
+		if _, err := s.Body([]byte(text)); err == nil {
+			t.Errorf("%q has a section", text)
 		}
 	}
 }

@@ -116,6 +116,47 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// A recording that was finished tells until when nothing more happened.
+func TestEnd(t *testing.T) {
+	const begun = 1_700_000_000
+	at := func(i int) time.Time { return time.Unix(begun+int64(i), 0) }
+	path := filepath.Join(t.TempDir(), "a")
+	r, err := Open(path, Options{File: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(recording.Info{Start: at(-3).UnixNano()}, Teller{}); err != nil {
+		t.Fatal(err)
+	}
+	r.mustAppend(t, 0, 10)
+	if err := errors.Join(r.Finish(&events.Summary{Events: 10, Elapsed: 60 * time.Second}), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(t.TempDir(), "b")
+	if err := os.WriteFile(cut, content[:len(content)-1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, path   string
+		since, until time.Time
+		begin, end   time.Time
+	}{
+		{"whole", path, time.Time{}, time.Time{}, at(-3), at(57)},
+		{"a part", path, at(2), at(20), at(2), at(20)},
+		{"more", path, at(-10), at(100), at(-3), at(57)},
+		{"cut", cut, time.Time{}, time.Time{}, at(-3), at(9)},
+	} {
+		_, _, s := readAll(t, SourceOptions{Since: tt.since, Until: tt.until}, tt.path)
+		if begin, end := s.Begin(), s.End(); !begin.Equal(tt.begin) || !end.Equal(tt.end) {
+			t.Errorf("%s: from %v to %v, want %v to %v", tt.name, begin.UTC(), end.UTC(), tt.begin.UTC(), tt.end.UTC())
+		}
+	}
+}
+
 // What happened is on disk in time, whether or not more happens, and the
 // stream does not wait for that.
 func TestFlush(t *testing.T) {

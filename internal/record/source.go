@@ -39,6 +39,7 @@ type Source struct {
 	total   int64 // bytes of all inputs; 0: unknown
 	past    int64 // bytes of the inputs that are done
 	sum     events.Summary
+	ends    int64  // wall clock of the end of what was read, ns; 0: unknown
 	read    uint64 // events given
 	enough  bool
 	damaged bool
@@ -363,6 +364,14 @@ func (s *Source) close(in *input) {
 
 // account adds what an input says of itself, or else what is known.
 func (s *Source) account(in *input, sum *events.Summary) {
+	s.ends = max(s.ends, in.last)
+	if sum != nil {
+		end := in.start + int64(sum.Elapsed)
+		if !s.o.Until.IsZero() {
+			end = min(end, s.o.Until.UnixNano())
+		}
+		s.ends = max(s.ends, end)
+	}
 	if sum != nil && s.o.Since.IsZero() && s.o.Until.IsZero() {
 		s.sum.Add(sum)
 		return
@@ -411,6 +420,25 @@ func (s *Source) warn(name, text string) {
 	if s.warned++; s.warned <= maxWarnings {
 		s.o.Warn(name + ": " + text)
 	}
+}
+
+// Begin is when the recordings begin, or o.Since if that is later; zero if it is
+// not known.
+func (s *Source) Begin() time.Time {
+	if s.info.Start <= 0 || time.Unix(0, s.info.Start).Before(s.o.Since) {
+		return s.o.Since
+	}
+	return time.Unix(0, s.info.Start)
+}
+
+// End is until when the recordings that were read to their end tell what
+// happened, and of the others the time of the last event; zero if that is not
+// known. It is right after the end.
+func (s *Source) End() time.Time {
+	if s.ends == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, s.ends)
 }
 
 // Err is ErrDamaged if something could not be read.

@@ -20,8 +20,8 @@ import (
 // in, or has as a part of another, has no file there.
 var wantedModules = []string{
 	"virtio_pci", "virtio_console",
-	"veth", "dummy",
-	"nf_tables", "nft_counter", "nft_numgen", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
+	"veth", "dummy", "tun",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_counter", "nft_numgen", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
 	"tcp_diag", "mptcp_diag", "tcp_bbr",
 	"sch_netem", "sch_ingress", "cls_bpf", "act_bpf",
 }

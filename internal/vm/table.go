@@ -24,6 +24,8 @@ type Shown struct {
 	Kernels []ShownBy `json:"kernels"`
 	// Expected overrides, by kernel and row, what Table derives for a kernel that is not in the matrix.
 	Expected map[string]map[string]string `json:"expected,omitempty"`
+	// Measured says that the values are numbers, from which nothing is to be derived for a kernel that is not in the matrix.
+	Measured bool `json:"measured,omitempty"`
 }
 
 // ShownBy is what one kernel shows.
@@ -147,7 +149,7 @@ func (s *Shown) Table() string {
 	for _, k := range s.Kernels {
 		// The kernels between this one and its predecessor come before it.
 		for _, u := range untested {
-			if u.after == k.Name {
+			if u.after == k.Name && !s.Measured {
 				columns = append(columns, expected(u.name, u.before, u.after))
 			}
 		}

@@ -315,6 +315,11 @@ func TestTable(t *testing.T) {
 	if diff := cmp.Diff(want, s.Table()); diff != "" {
 		t.Error(diff)
 	}
+	s.Measured = true
+	if table := s.Table(); strings.Contains(table, "expected") || !strings.HasPrefix(table, "|  | 5.10 | 6.1 | 6.12 |\n") {
+		t.Error(table)
+	}
+	s.Measured = false
 	again := []*Result{{Kernel: kernels[0], Release: "5.10.0-47-cloud-amd64", Shows: []Row{{"first", "no"}}}}
 	if d := s.Differences(again); len(d) != 0 {
 		t.Errorf("a newer release alone: %q", d)

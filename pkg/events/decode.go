@@ -20,6 +20,7 @@ const (
 	receivedLen   = 120
 	resetLen      = 184
 	stateLen      = 120
+	closeLen      = 144
 )
 
 const (
@@ -87,7 +88,13 @@ func (d *Decoder) Decode(b []byte, e *Event) (lost uint32, err error) {
 			d.reset(b, e)
 		}
 	case StateChange:
-		if want = stateLen; len(b) >= want {
+		if want = stateLen; len(b) < want {
+			break
+		}
+		if endsSending(State(b[112]), State(b[113])) {
+			want = closeLen
+		}
+		if len(b) >= want {
 			d.state(b, e)
 		}
 	default:
@@ -117,6 +124,16 @@ func (e *Event) setAddrs(l, r netip.Addr) {
 	if r.IsUnspecified() && e.RPort == 0 {
 		e.RAddr = netip.Addr{}
 	}
+}
+
+// setSRTT gives e its round-trip time, in the kernel's units.
+func (e *Event) setSRTT(srtt, mdev uint32) {
+	if srtt == 0 {
+		return // no sample yet
+	}
+	e.SRTT = time.Duration(srtt>>3) * time.Microsecond
+	e.RTTVar = time.Duration(mdev>>2) * time.Microsecond
+	e.Known |= HasSRTT
 }
 
 // jiffies converts; the result is right to the nanosecond for the usual HZ.
@@ -154,9 +171,11 @@ func (d *Decoder) retransmit(b []byte, e *Event) {
 	e.Phase = phaseOf(e.State)
 	bits := le.Uint16(b[190:])
 
+	e.UserTimeout = time.Duration(le.Uint32(b[176:])) * time.Millisecond
+
 	t := timer{
 		rtoMax:        d.jiffies(le.Uint32(b[136:])),
-		userTimeout:   time.Duration(le.Uint32(b[176:])) * time.Millisecond,
+		userTimeout:   e.UserTimeout,
 		elapsed:       time.Duration(le.Uint32(b[180:])) * time.Millisecond,
 		timeouts:      uint32(le.Uint16(b[192:])),
 		retransmits:   uint32(b[196]),
@@ -183,11 +202,7 @@ func (d *Decoder) retransmit(b []byte, e *Event) {
 		retransmits: b[196], window: le.Uint32(b[172:]),
 	})
 	e.Backoff = uint32(b[197])
-	if srtt := le.Uint32(b[140:]); srtt != 0 {
-		e.SRTT = time.Duration(srtt>>3) * time.Microsecond
-		e.RTTVar = time.Duration(le.Uint32(b[144:])>>2) * time.Microsecond
-		e.Known |= HasSRTT
-	}
+	e.setSRTT(le.Uint32(b[140:]), le.Uint32(b[144:]))
 	e.Cwnd = le.Uint32(b[152:])
 	e.Ssthresh = le.Uint32(b[156:])
 	e.DataSegsOut = le.Uint32(b[164:])
@@ -223,12 +238,17 @@ func (d *Decoder) retransmit(b []byte, e *Event) {
 // synack finishes the retransmission of a request socket's SYN-ACK. byTimer
 // tells it from the answer to a SYN that the peer repeated.
 func (d *Decoder) synack(b []byte, e *Event, t *timer, byTimer bool) {
+	le := binary.LittleEndian
 	e.Kind = KindSYNACK
+	if e.State == NewSynRecv { // or else a Fast Open child, which has no queue
+		e.AcceptQueue, e.AcceptQueueMax = le.Uint32(b[152:]), le.Uint32(b[156:])
+		e.Known |= HasAcceptQueue
+	}
 	e.Backoff = t.retransmits
 	if byTimer {
 		e.Attempt = t.retransmits + 1
 	}
-	first := d.jiffies(binary.LittleEndian.Uint32(b[128:]))
+	first := d.jiffies(le.Uint32(b[128:]))
 	if first == 0 {
 		first = initialRTO
 	}
@@ -322,12 +342,36 @@ func (d *Decoder) trigger(h []byte, e *Event) {
 	}
 }
 
+const sentAgain = 1<<32 - 1
+
+// endsSending reports whether a socket could send data until this change.
+func endsSending(from, to State) bool {
+	return (from == Established || from == CloseWait) && (to == FinWait1 || to == LastAck || to == Close)
+}
+
 func (d *Decoder) state(b []byte, e *Event) {
+	le := binary.LittleEndian
 	e.OldState = State(b[112])
 	e.NewState = State(b[113])
-	e.Error = Errno(binary.LittleEndian.Uint16(b[114:]))
-	if us := binary.LittleEndian.Uint32(b[116:]); us != 0 {
+	e.Error = Errno(le.Uint16(b[114:]))
+	switch us := le.Uint32(b[116:]); us {
+	case 0:
+	case sentAgain:
+		e.UnackedRetrans = true
+	default:
 		e.Unacked = time.Duration(us) * time.Microsecond
 		e.Known |= HasUnacked
 	}
+	if !endsSending(e.OldState, e.NewState) {
+		return
+	}
+	e.setSRTT(le.Uint32(b[120:]), le.Uint32(b[124:]))
+	if d.HZ != 0 {
+		e.RTO = d.jiffies(le.Uint32(b[128:]))
+		e.Known |= HasRTO
+	}
+	e.TotalRetrans = le.Uint32(b[132:])
+	e.DataSegsOut = le.Uint32(b[136:])
+	e.DSACKDups = le.Uint32(b[140:])
+	e.Known |= HasTotals
 }

@@ -230,7 +230,8 @@ func TestDecodeErrors(t *testing.T) {
 	d := Decoder{}
 	var e Event
 	for _, b := range [][]byte{nil, make([]byte, headerLen-1), make([]byte, headerLen), rtx()[:retransmitLen-1],
-		newRecord(Reset, resetLen)[:headerLen], newRecord(StateChange, stateLen)[:stateLen-1], newRecord(Lost, 256)} {
+		newRecord(Reset, resetLen)[:headerLen], newRecord(StateChange, stateLen)[:stateLen-1],
+		newRecord(StateChange, closeLen).u8(112, uint8(Established)).u8(113, uint8(Close))[:closeLen-1], newRecord(Lost, 256)} {
 		if _, err := d.Decode(b, &e); !errors.Is(err, ErrRecord) {
 			t.Errorf("%d bytes: %v", len(b), err)
 		}
@@ -247,12 +248,49 @@ func TestUnknownHZ(t *testing.T) {
 	}
 }
 
+func TestFailed(t *testing.T) {
+	change := func(from, to State, e Errno, unacked, srtt time.Duration) Event {
+		ev := Event{Type: StateChange, OldState: from, NewState: to, Error: e, Unacked: unacked, SRTT: srtt}
+		if unacked != 0 {
+			ev.Known |= HasUnacked
+		}
+		return ev
+	}
+	for _, tt := range []struct {
+		e    Event
+		want bool
+	}{
+		{change(Established, Close, 110, 0, ms), true},
+		{change(SynSent, Close, 0, 0, 0), true},
+		{change(SynSent, Close, 0, ms, 0), true}, // the application gave up
+		{change(SynSent, Established, 0, 0, ms), false},
+		{change(Listen, Close, 0, 0, 0), false},
+		{change(LastAck, Close, 0, 0, 0), false},
+		{change(Established, Close, 0, 0, ms), false},
+		{change(Established, FinWait1, 0, 0, ms), false},
+		{change(Established, FinWait1, 0, 49*ms, ms), false},
+		{change(Established, FinWait1, 0, 50*ms, ms), true},
+		{change(Established, FinWait1, 0, 199*ms, 100*ms), false},
+		{change(Established, FinWait1, 0, 200*ms, 100*ms), true},
+		{change(CloseWait, LastAck, 0, 300*ms, 0), true},
+		{change(Established, Close, 0, 300*ms, ms), true},
+		{change(Established, CloseWait, 0, 300*ms, ms), false},
+		{Event{Type: StateChange, OldState: Established, NewState: FinWait1, UnackedRetrans: true}, true},
+		{Event{Type: Retransmit, NewState: Close, Error: 1}, false},
+	} {
+		if got := tt.e.Failed(); got != tt.want {
+			t.Errorf("%v to %v, error %v, %v unacknowledged, SRTT %v: failed %v", tt.e.OldState, tt.e.NewState, tt.e.Error, tt.e.Unacked, tt.e.SRTT, got)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(rtx()))
 	f.Add([]byte(rtx().u8(199, 255).u8(200, 255).u8(201, 255).u32(136, 1).u8(195, 4).u8(196, 1)))
 	f.Add([]byte(newRecord(Reset, resetLen).u16(116, rstTrigger).u8(119, 60)))
 	f.Add([]byte(newRecord(Reset, receivedLen).u16(116, rstReceived)))
 	f.Add([]byte(newRecord(StateChange, stateLen)))
+	f.Add([]byte(newRecord(StateChange, closeLen).u8(112, uint8(CloseWait)).u8(113, uint8(LastAck)).u32(128, 51)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := Decoder{HZ: 1000}
 		var e Event

@@ -38,6 +38,8 @@ const (
 	HasTTL
 	HasReason
 	HasUnacked
+	_              // set in the first recording that tests keep
+	HasAcceptQueue // AcceptQueue and AcceptQueueMax
 )
 
 // Event is one event, as the kernel showed it, with what was learnt about its
@@ -90,6 +92,8 @@ type Event struct {
 	TotalRetrans, DataSegsOut, DSACKDups uint32
 	Gap                                  uint32        // segments that the kernel sent again since the connection's event before, and no event showed; 0: none, or unknown
 	GivesUp                              time.Duration // until the kernel gives up
+	UserTimeout                          time.Duration // TCP_USER_TIMEOUT; 0: not set, or unknown
+	AcceptQueue, AcceptQueueMax          uint32        // of the listener, of a SYN-ACK: connections that wait for accept, and how many may
 	Error                                Errno         // could not be sent; of a state change to CLOSE: sk_err
 
 	// Resets.
@@ -101,9 +105,12 @@ type Event struct {
 	TriggerTimestamps      bool  // the packet carried the timestamps option
 	TriggerTTL             uint8 // HasTTL; hop limit for IPv6
 
-	// State changes.
+	// State changes. One from ESTABLISHED or CLOSE_WAIT to FIN_WAIT1, LAST_ACK
+	// or CLOSE also has RTO, SRTT, RTTVar, TotalRetrans, DataSegsOut and
+	// DSACKDups.
 	OldState, NewState State
-	Unacked            time.Duration // age of the oldest unacknowledged byte
+	Unacked            time.Duration // age of the oldest unacknowledged byte, to FIN_WAIT1, LAST_ACK or CLOSE
+	UnackedRetrans     bool          // that byte was sent again, so that its age is not known
 
 	// Lost events.
 	Count uint64
@@ -131,6 +138,26 @@ func (c Comm) String() string { return string(c.Bytes()) }
 
 // Has reports whether all fields of f are known.
 func (e *Event) Has(f Fields) bool { return e.Known&f == f }
+
+// Failed reports whether e is a change of state that ended a connection without
+// success: to CLOSE with an error or from SYN_SENT, or by its process while a
+// byte that had been sent again was not acknowledged, or one had not been for
+// twice the SRTT, or for 50 ms if that is longer or the SRTT unknown.
+func (e *Event) Failed() bool {
+	if e.Type != StateChange {
+		return false
+	}
+	switch e.NewState {
+	case Close:
+		if e.Error != 0 || e.OldState == SynSent {
+			return true
+		}
+	case FinWait1, LastAck:
+	default:
+		return false
+	}
+	return e.UnackedRetrans || e.Has(HasUnacked) && e.Unacked >= max(2*e.SRTT, 50*time.Millisecond)
+}
 
 // Summary is what a finished stream says last. The JSON names are those in a
 // recording.

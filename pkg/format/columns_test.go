@@ -18,8 +18,8 @@ import (
 // contract is the order that users of CSV rely on; only append within reason.
 const contract = "time event family laddr lport raddr rport state conn cookie netns netns_name inode uid user cgroup " +
 	"unit container pod pid comm sharers orphan kind phase flags seq end_seq len segs attempt backoff rto_ms next_rto_ms srtt_ms rttvar_ms cwnd " +
-	"ssthresh ca_state total_retrans data_segs_out dsack_dups gap gives_up_in_ms error direction reason why trigger_flags " +
-	"trigger_seq trigger_ack trigger_timestamps trigger_ttl old_state new_state unacked_ms count of"
+	"ssthresh ca_state total_retrans data_segs_out dsack_dups gap gives_up_in_ms user_timeout_ms accept_queue accept_queue_max error direction reason why trigger_flags " +
+	"trigger_seq trigger_ack trigger_timestamps trigger_ttl old_state new_state unacked_ms unacked_retrans count of"
 
 func TestColumns(t *testing.T) {
 	var names []string
@@ -223,6 +223,8 @@ func TestZerosThatAreKnown(t *testing.T) {
 		"data_segs_out":      {Type: events.Retransmit, Known: events.HasTotals},
 		"dsack_dups":         {Type: events.Retransmit, Known: events.HasTotals},
 		"gives_up_in_ms":     {Type: events.Retransmit, Known: events.HasGivesUp},
+		"accept_queue":       {Type: events.Retransmit, Known: events.HasAcceptQueue},
+		"accept_queue_max":   {Type: events.Retransmit, Known: events.HasAcceptQueue},
 		"trigger_flags":      {Type: events.Reset, Known: events.HasTrigger},
 		"trigger_seq":        {Type: events.Reset, Known: events.HasTrigger},
 		"trigger_ack":        {Type: events.Reset, Known: events.HasTrigger},

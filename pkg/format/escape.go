@@ -158,3 +158,32 @@ func runeWidth(r rune) int {
 	}
 	return 1
 }
+
+// Escape returns text as tables show it: what a terminal would not show as
+// itself is an escape of Go's string literals, and a backslash is doubled.
+func Escape(s string) string { return string(appendEscaped(nil, s, false)) }
+
+// Width is the number of a terminal's columns that escaped text takes.
+func Width(s string) int { return textWidth([]byte(s)) }
+
+// AppendJSON appends a text in JSON, in which it escapes, beyond what JSON
+// demands, whatever is not shown as itself, so that a terminal may show it.
+func AppendJSON(b, text []byte) []byte {
+	done := 0 // text[:done] is appended
+	for i := 0; i < len(text); {
+		if c := text[i]; c < 0x7f { // JSON has no controls but whitespace
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(text[i:])
+		if shown(r) && (r != utf8.RuneError || n > 1) {
+			i += n
+			continue
+		}
+		b = append(b, text[done:i]...)
+		i += n
+		done = i
+		b = appendJSONEscape(b, r)
+	}
+	return append(b, text[done:]...)
+}

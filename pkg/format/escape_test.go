@@ -3,6 +3,9 @@
 package format
 
 import (
+	"encoding/json"
+	"errors"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,6 +69,29 @@ func FuzzEscape(f *testing.F) {
 		}
 		if w := textWidth([]byte(got)); w < 0 || w > 2*len(got) {
 			t.Errorf("%q is %d wide", got, w)
+		}
+	})
+}
+
+// JSON of any kind becomes JSON of the same meaning that a terminal may show.
+func FuzzAppendJSON(f *testing.F) {
+	for _, s := range hostile {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		text, err := json.Marshal(map[string]any{s: []string{s, "x"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := AppendJSON([]byte("b"), text)[1:]
+		for _, r := range string(got) {
+			if !shown(r) {
+				t.Errorf("%q is in %s", r, got)
+			}
+		}
+		var want, back any
+		if err := errors.Join(json.Unmarshal(text, &want), json.Unmarshal(got, &back)); err != nil || !reflect.DeepEqual(want, back) {
+			t.Errorf("%q became %q: %v", text, got, err)
 		}
 	})
 }

@@ -48,14 +48,15 @@ func aRetransmit() *events.Event {
 		Type: events.Retransmit, State: events.Established,
 		Known: events.HasFlags | events.HasSeq | events.HasBackoff | events.HasRTO | events.HasNextRTO |
 			events.HasSRTT | events.HasCwnd | events.HasSsthresh | events.HasCAState | events.HasTotals |
-			events.HasGivesUp,
+			events.HasGivesUp | events.HasAcceptQueue,
 		Kind: events.KindRTO, Phase: events.PhaseData, Flags: events.PSH | events.ACK,
 		Seq: 4294967295, EndSeq: 1447, Len: 1448, Segs: 1, Attempt: 3, Backoff: 2,
 		RTO: 1024500 * time.Microsecond, NextRTO: 2049 * time.Millisecond,
 		SRTT: 47 * time.Microsecond, RTTVar: 204 * time.Millisecond,
 		Cwnd: 1, Ssthresh: 7, CAState: events.CALoss,
 		TotalRetrans: 4, Gap: 2, DataSegsOut: 90, DSACKDups: 0,
-		GivesUp: 15*time.Minute + 24*time.Second, Error: 16,
+		GivesUp: 15*time.Minute + 24*time.Second, UserTimeout: 30 * time.Second,
+		AcceptQueue: 5, AcceptQueueMax: 4, Error: 16,
 	})
 }
 
@@ -73,8 +74,11 @@ func aReset() *events.Event {
 // aChange has everything that a state change can have.
 func aChange() *events.Event {
 	return owned(events.Event{
-		Type: events.StateChange, State: events.Close, Known: events.HasUnacked,
-		OldState: events.SynSent, NewState: events.Close, Error: 110, Unacked: 131 * time.Second,
+		Type: events.StateChange, State: events.Close,
+		Known:    events.HasUnacked | events.HasSRTT | events.HasRTO | events.HasTotals,
+		OldState: events.SynSent, NewState: events.Close, Error: 110, Unacked: 131 * time.Second, UnackedRetrans: true,
+		SRTT: 47 * time.Microsecond, RTTVar: 204 * time.Millisecond, RTO: 816 * time.Millisecond,
+		TotalRetrans: 1, DataSegsOut: 8, DSACKDups: 0,
 	})
 }
 

@@ -234,16 +234,21 @@ func appendJSONText[T string | []byte](b []byte, s T) []byte {
 			b = append(b, '\\', 'r')
 		case r == '\t':
 			b = append(b, '\\', 't')
-		case r <= 0xffff: // U+FFFD too, for what is not UTF-8
-			b = append(b, '\\', 'u')
-			b = appendHex(b, r, 4)
-		default: // a surrogate pair
-			r -= 0x10000
-			b = append(b, '\\', 'u')
-			b = appendHex(b, 0xd800+r>>10, 4)
-			b = append(b, '\\', 'u')
-			b = appendHex(b, 0xdc00+r&0x3ff, 4)
+		default: // U+FFFD too, for what is not UTF-8
+			b = appendJSONEscape(b, r)
 		}
 	}
 	return append(b, s[done:]...)
+}
+
+// appendJSONEscape appends r in hexadecimal.
+func appendJSONEscape(b []byte, r rune) []byte {
+	if r > 0xffff { // a surrogate pair
+		r -= 0x10000
+		b = append(b, '\\', 'u')
+		b = appendHex(b, 0xd800+r>>10, 4)
+		r = 0xdc00 + r&0x3ff
+	}
+	b = append(b, '\\', 'u')
+	return appendHex(b, r, 4)
 }

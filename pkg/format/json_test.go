@@ -23,12 +23,13 @@ func TestJSON(t *testing.T) {
 		`"kind":"rto","phase":"data","flags":"PSH|ACK","seq":4294967295,"end_seq":1447,"len":1448,"segs":1,` +
 		`"attempt":3,"backoff":2,"rto_ms":1024.5,"next_rto_ms":2049,"srtt_ms":0.047,"rttvar_ms":204,` +
 		`"cwnd":1,"ssthresh":7,"ca_state":"Loss","total_retrans":4,"data_segs_out":90,"dsack_dups":0,` +
-		`"gap":2,"gives_up_in_ms":924000,"error":"EBUSY"}` + "\n" +
+		`"gap":2,"gives_up_in_ms":924000,"user_timeout_ms":30000,"accept_queue":5,"accept_queue_max":4,"error":"EBUSY"}` + "\n" +
 		time + `"event":"reset",` + strings.Replace(socket, "STATE", "ESTABLISHED", 1) +
 		`"kind":"unread_data","direction":"sent","reason":"TCP_ABORT_ON_CLOSE","why":"closed with unread data",` +
 		`"trigger_flags":"ACK","trigger_seq":0,"trigger_ack":4000000000,"trigger_timestamps":true,"trigger_ttl":64}` + "\n" +
 		time + `"event":"state",` + strings.Replace(socket, "STATE", "CLOSE", 1) +
-		`"error":"ETIMEDOUT","old_state":"SYN_SENT","new_state":"CLOSE","unacked_ms":131000}` + "\n" +
+		`"rto_ms":816,"srtt_ms":0.047,"rttvar_ms":204,"total_retrans":1,"data_segs_out":8,"dsack_dups":0,` +
+		`"error":"ETIMEDOUT","old_state":"SYN_SENT","new_state":"CLOSE","unacked_ms":131000,"unacked_retrans":true}` + "\n" +
 		time + `"event":"lost","count":12,"of":"reset"}` + "\n"
 	got := lines(t, Options{Format: JSON}, append(all(), aLoss())...)
 	if diff := cmp.Diff(strings.SplitAfter(want, "\n"), strings.SplitAfter(got, "\n")); diff != "" {

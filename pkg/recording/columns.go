@@ -27,8 +27,9 @@ type column struct {
 
 	// Of events: which of them have it, usually. One that has a value although
 	// it is not among them gets a form of its own.
-	on    types
-	known events.Fields
+	on     types
+	known  events.Fields
+	always types // those of on that have it even if known is not
 
 	at     place
 	lessAt []place
@@ -171,16 +172,16 @@ var eventColumns = columnsOf[events.Event]([]column{
 	{id: 16, name: "segs", field: "Segs", on: onRetransmit, known: events.HasSeq},
 	{id: 17, name: "attempt", field: "Attempt", on: onRetransmit},
 	{id: 18, name: "backoff", field: "Backoff", on: onRetransmit, known: events.HasBackoff},
-	{id: 19, name: "rto", field: "RTO", by: perConn, on: onRetransmit, known: events.HasRTO},
+	{id: 19, name: "rto", field: "RTO", by: perConn, on: onRetransmit | onState, known: events.HasRTO},
 	{id: 20, name: "next_rto", field: "NextRTO", less: []string{"RTO", "RTO"}, on: onRetransmit, known: events.HasNextRTO},
-	{id: 21, name: "srtt", field: "SRTT", by: perConn, on: onRetransmit, known: events.HasSRTT},
-	{id: 22, name: "rttvar", field: "RTTVar", by: perConn, on: onRetransmit, known: events.HasSRTT},
+	{id: 21, name: "srtt", field: "SRTT", by: perConn, on: onRetransmit | onState, known: events.HasSRTT},
+	{id: 22, name: "rttvar", field: "RTTVar", by: perConn, on: onRetransmit | onState, known: events.HasSRTT},
 	{id: 23, name: "cwnd", field: "Cwnd", by: perConn, on: onRetransmit, known: events.HasCwnd},
 	{id: 24, name: "ssthresh", field: "Ssthresh", by: perConn, on: onRetransmit, known: events.HasSsthresh},
 	{id: 25, name: "ca_state", field: "CAState", on: onRetransmit, known: events.HasCAState},
-	{id: 26, name: "total_retrans", field: "TotalRetrans", by: perConn, on: onRetransmit},
-	{id: 27, name: "data_segs_out", field: "DataSegsOut", by: perConn, on: onRetransmit, known: events.HasTotals},
-	{id: 28, name: "dsack_dups", field: "DSACKDups", by: perConn, on: onRetransmit, known: events.HasTotals},
+	{id: 26, name: "total_retrans", field: "TotalRetrans", by: perConn, on: onRetransmit | onState, known: events.HasTotals, always: onRetransmit},
+	{id: 27, name: "data_segs_out", field: "DataSegsOut", by: perConn, on: onRetransmit | onState, known: events.HasTotals},
+	{id: 28, name: "dsack_dups", field: "DSACKDups", by: perConn, on: onRetransmit | onState, known: events.HasTotals},
 	{id: 29, name: "gap", field: "Gap", on: onRetransmit},
 	{id: 30, name: "gives_up_in", field: "GivesUp", by: perConn, on: onRetransmit, known: events.HasGivesUp},
 	{id: 31, name: "error", field: "Error", on: onRetransmit | onState},
@@ -200,6 +201,11 @@ var eventColumns = columnsOf[events.Event]([]column{
 
 	{id: 43, name: "count", field: "Count", on: onLost},
 	{id: 44, name: "of", field: "Of", on: onLost},
+
+	{id: 45, name: "user_timeout", field: "UserTimeout", by: perConn, on: onRetransmit},
+	{id: 46, name: "accept_queue", field: "AcceptQueue", by: delta, on: onRetransmit, known: events.HasAcceptQueue},
+	{id: 47, name: "accept_queue_max", field: "AcceptQueueMax", by: delta, on: onRetransmit, known: events.HasAcceptQueue},
+	{id: 48, name: "unacked_retrans", field: "UnackedRetrans", on: onState},
 })
 
 // timeColumn is the column whose first difference is to the block's clock.
@@ -220,7 +226,7 @@ var slots = func() int {
 // regular returns the columns that events of that type usually have, as bits.
 func regular(t events.Type, known events.Fields) (set uint64) {
 	for i := range eventColumns {
-		if c := &eventColumns[i]; c.on>>t&1 != 0 && known&c.known == c.known {
+		if c := &eventColumns[i]; c.on>>t&1 != 0 && (known&c.known == c.known || c.always>>t&1 != 0) {
 			set |= 1 << c.id
 		}
 	}

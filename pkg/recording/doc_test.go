@@ -96,7 +96,7 @@ func TestDocument(t *testing.T) {
 			}
 		}
 	}
-	if events.HasUID != 1<<0 || events.HasReason != 1<<15 {
+	if events.HasUID != 1<<0 || events.HasReason != 1<<15 || events.HasAcceptQueue != 1<<18 {
 		t.Error("bits without a column have changed")
 	}
 	for _, limit := range []string{"32,768", "65,536", "4,096", "1,024", "131,072", "8 MiB"} {

@@ -230,6 +230,27 @@ func TestEveryField(t *testing.T) {
 	})
 }
 
+// A SYN-ACK has a total, and no others; of the state changes those have it that
+// know it.
+func TestRegularTotals(t *testing.T) {
+	for _, tt := range []struct {
+		of         events.Type
+		known      events.Fields
+		one, other bool
+	}{
+		{events.Retransmit, 0, true, false},
+		{events.Retransmit, events.HasTotals, true, true},
+		{events.StateChange, 0, false, false},
+		{events.StateChange, events.HasTotals, true, true},
+		{events.Reset, events.HasTotals, false, false},
+	} {
+		set := regular(tt.of, tt.known)
+		if one, other := set>>26&1 != 0, set>>27&1 != 0; one != tt.one || other != tt.other {
+			t.Errorf("%v, known %b: total_retrans %v, data_segs_out %v", tt.of, tt.known, one, other)
+		}
+	}
+}
+
 func TestSticky(t *testing.T) {
 	fails := errors.New("the disk is full")
 	w, err := NewWriter(&failing{room: 8000, err: fails}, someInfo)

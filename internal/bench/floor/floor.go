@@ -32,7 +32,8 @@ func Run(ctx context.Context, w io.Writer) (err error) {
 		return err
 	}
 	for name, size := range map[string]uintptr{
-		"state_size":      unsafe.Sizeof(bpf.TcptraceStateChange{}),
+		// Only that of a connection which stops sending is longer.
+		"state_size":      unsafe.Offsetof(bpf.TcptraceStateChange{}.Srtt),
 		"retransmit_size": unsafe.Sizeof(bpf.TcptraceRetransmit{}),
 		"sent_size":       unsafe.Sizeof(bpf.TcptraceReset{}),
 		// Without a packet, the record of a received reset ends there.

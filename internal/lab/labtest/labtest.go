@@ -107,9 +107,16 @@ func Report(t testing.TB, p lab.Place, facts *lab.Facts, events []TraceEvent) {
 	}
 }
 
-// Main is for TestMain: it runs the tests, then what the tests share and finish has to end, and fails if that fails or if
+// Main is for TestMain: it is the process of a container where NewPod made it one; otherwise it runs the tests, then what the tests share and finish has to end, and fails if that fails or if
 // a namespace, a tracing instance or a descriptor is left behind.
 func Main(m *testing.M, finish ...func() error) {
+	if name := os.Getenv(containerEnv); name != "" {
+		if err := contain(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	root, err := tracefs() // it may keep a descriptor
 	if err != nil {
 		root = ""

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,6 +55,29 @@ func TestPathMTU(t *testing.T) {
 			pair := labtest.NewPair(t, labtest.PairOptions{PathMTU: 1400})
 			labtest.PlayAndCheck(t, pair.Place(f), labtest.PathMTU)
 		})
+	}
+}
+
+// The least time-out of a route is that of its connections.
+func TestRTOMin(t *testing.T) {
+	for _, f := range families {
+		p := labtest.NewPair(t, labtest.PairOptions{}).Place(f)
+		if err := labtest.RTOMin(p.Client, p.Dev, 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		_, err := lab.Perform(t.Context(), p, func(ctx context.Context, a *lab.Act) error {
+			if err := a.Establish(ctx); err != nil {
+				return err
+			}
+			info, err := a.Client.Info()
+			if err == nil && (info.Rto < 20e6 || info.Rto > 25e6) {
+				t.Errorf("%v: RTO %d µs", f, info.Rto)
+			}
+			return errors.Join(err, a.Finish(ctx))
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,9 @@ type PairOptions struct {
 	// NoNeighbour leaves out the client's entry for the server's hardware address; nobody answers its question for it
 	// either.
 	NoNeighbour bool
-	// PathMTU puts a router between the two, whose way to the server takes packets of this size at most.
+	// Router puts a router between the two.
+	Router bool
+	// PathMTU does so, too, and its way to the server takes packets of this size at most.
 	PathMTU int
 }
 
@@ -35,7 +38,7 @@ type PairOptions struct {
 // alone.
 type Pair struct {
 	Client, Server *lab.Namespace
-	// Router is nil without PathMTU.
+	// Router is nil if there is none. Its interface on the server's side is RouterDev.
 	Router *lab.Namespace
 	index  int32
 }
@@ -43,11 +46,17 @@ type Pair struct {
 // Dev is the name of the interfaces of a Pair's client and server.
 const Dev = "veth0"
 
+// RouterDev is the name of a router's interface on the server's side.
+const RouterDev = "server"
+
 // NewPair makes a pair for the time of a test.
 func NewPair(t testing.TB, o PairOptions) *Pair {
 	t.Helper()
 	p := &Pair{Client: Namespace(t), Server: Namespace(t)}
 	var err error
+	if o.Router && o.PathMTU == 0 {
+		o.PathMTU = 1500
+	}
 	if o.PathMTU > 0 {
 		p.Router = Namespace(t)
 		err = p.routed(o)
@@ -99,6 +108,14 @@ func addrs(ns *lab.Namespace) [2]netip.Addr {
 // gateway are the router's addresses, the same on both of its sides.
 var gateway = [2]netip.Addr{netip.MustParseAddr("169.254.9.1"), netip.MustParseAddr("fd00:9::1")}
 
+// RouterAddr is the address that a pair's router, or a balancer, has on both of its sides.
+func RouterAddr(f lab.Family) netip.Addr {
+	if f == lab.V6 {
+		return gateway[1]
+	}
+	return gateway[0]
+}
+
 func (p *Pair) direct(o PairOptions) error {
 	if err := cable(p.Client, Dev, p.Server, Dev); err != nil {
 		return err
@@ -143,7 +160,7 @@ func (p *Pair) routed(o PairOptions) error {
 		ns  *lab.Namespace
 		dev string
 		mtu int
-	}{{p.Client, "client", 1500}, {p.Server, "server", o.PathMTU}} {
+	}{{p.Client, "client", 1500}, {p.Server, RouterDev, o.PathMTU}} {
 		if err := cable(side.ns, Dev, p.Router, side.dev); err != nil {
 			return err
 		}
@@ -248,6 +265,31 @@ func route(h *netlink.Handle, link netlink.Link, to [2]netip.Addr, via []netip.A
 		}
 	}
 	return nil
+}
+
+// RTOMin sets the least time-out of connections over an interface's routes, as "ip route change ... rto_min" does. Those
+// made before keep theirs.
+func RTOMin(ns *lab.Namespace, dev string, least time.Duration) error {
+	return within(ns, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if r.Protocol == unix.RTPROT_KERNEL {
+				continue
+			}
+			r.RtoMin, r.RtoMinLock = int(least.Milliseconds()), true
+			if err := h.RouteReplace(&r); err != nil {
+				return fmt.Errorf("changing the route to %v: %w", r.Dst, err)
+			}
+		}
+		return nil
+	})
 }
 
 func host(a netip.Addr) *net.IPNet {

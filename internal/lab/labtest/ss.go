@@ -20,6 +20,8 @@ import (
 type SocketInfo struct {
 	State         string // as ss names it: ESTAB, SYN-SENT
 	Local, Remote netip.AddrPort
+	// RecvQ and SendQ are bytes; of a listener the connections that wait to be accepted, and its backlog.
+	RecvQ, SendQ int
 	// RTO is in milliseconds.
 	RTO float64
 	// Backoff, Cwnd and the retransmissions, now outstanding and in total.
@@ -51,6 +53,8 @@ func SS(ctx context.Context, ns *lab.Namespace, filter ...string) ([]SocketInfo,
 
 func parseSS(f []string, line string) SocketInfo {
 	s := SocketInfo{State: f[0], Local: ssAddr(f[3]), Remote: ssAddr(f[4]), Raw: line}
+	s.RecvQ, _ = strconv.Atoi(f[1])
+	s.SendQ, _ = strconv.Atoi(f[2])
 	for _, field := range f[5:] {
 		name, value, _ := strings.Cut(field, ":")
 		switch name {

@@ -65,17 +65,70 @@ func Firewall(ns *lab.Namespace, rules ...Rule) (remove func() error, err error)
 		}
 		return nil
 	})
-	remove = func() error {
-		return ns.Do(func() error {
-			c, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			c.FlushRuleset()
-			return c.Flush()
+	return func() error { return flush(ns) }, err
+}
+
+// A Translation is source NAT: TCP that leaves a router by the interface Dev comes from the address Own, by a port from
+// First to Last.
+type Translation struct {
+	Dev         string
+	Own         netip.Addr
+	First, Last uint16
+}
+
+// Translate has a router translate addresses. A connection gets lost, SYN by SYN, if there is no port left with which it
+// would not look like another one to the same destination. remove takes all rules of the namespace away; connections that
+// were translated still are.
+func Translate(router *lab.Namespace, tr Translation) (remove func() error, err error) {
+	err = router.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Name: "nat", Family: nftables.TableFamilyINet})
+		chain := c.AddChain(&nftables.Chain{
+			Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 		})
-	}
-	return remove, err
+		dev := make([]byte, unix.IFNAMSIZ)
+		copy(dev, tr.Dev)
+		family := byte(unix.NFPROTO_IPV4)
+		if tr.Own.Is6() {
+			family = unix.NFPROTO_IPV6
+		}
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
+			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: dev},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Immediate{Register: 1, Data: tr.Own.AsSlice()},
+			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(tr.First)},
+			&expr.Immediate{Register: 3, Data: binaryutil.BigEndian.PutUint16(tr.Last)},
+			&expr.NAT{
+				Type: expr.NATTypeSourceNAT, Family: uint32(family),
+				RegAddrMin: 1, RegProtoMin: 2, RegProtoMax: 3, Specified: true,
+			},
+		}})
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("address translation: %w", err)
+		}
+		return nil
+	})
+	return func() error { return flush(router) }, err
+}
+
+// flush takes all rules of a namespace away.
+func flush(ns *lab.Namespace) error {
+	return ns.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.FlushRuleset()
+		return c.Flush()
+	})
 }
 
 func (r Rule) exprs() []expr.Any {

@@ -6,9 +6,12 @@ package nft_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/lab"
 	"github.com/tcptrace/tcptrace/internal/lab/labtest"
@@ -93,5 +96,63 @@ func TestRuleMatches(t *testing.T) {
 		if err != nil {
 			t.Error(f, err)
 		}
+	}
+}
+
+// Two containers of a pod talk to one server behind a router that has one port for both: the second one's SYNs stay
+// unanswered while the first one's connection lasts. More ports cure it.
+func TestTranslate(t *testing.T) {
+	for _, f := range []lab.Family{lab.V4, lab.V6} {
+		t.Run(f.String(), func(t *testing.T) {
+			pair := labtest.NewPair(t, labtest.PairOptions{Router: true})
+			pod := labtest.NewPod(t, pair.Client, "billing", "mailer")
+			server := labtest.Echo(t, pair.Server, netip.AddrPortFrom(pair.Place(f).Addr, 0))
+			nat := nft.Translation{Dev: labtest.RouterDev, Own: labtest.RouterAddr(f), First: 5000, Last: 5000}
+			remove, err := nft.Translate(pair.Router, nat)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, err := pod[0].Connect(server, time.Minute)
+			if err == nil {
+				err = first.Talk()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := pair.Client.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pod[1].Connect(server, 1500*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("through the only port, which is taken: %v", err)
+			}
+			// The third time it is the port, not the container, that makes the difference.
+			again := make(chan error, 1)
+			go func() { _, err := pod[1].Connect(server, 0); again <- err }()
+			err = lab.Until(t.Context(), func() (bool, error) {
+				now, err := pair.Client.Counters()
+				return now["TCPSynRetrans"]-before["TCPSynRetrans"] >= 3, err
+			})
+			if err == nil {
+				err = remove()
+			}
+			if err == nil {
+				nat.Last++
+				_, err = nft.Translate(pair.Router, nat)
+			}
+			if err = errors.Join(err, <-again, first.Talk()); err != nil {
+				t.Error("with another port:", err)
+			}
+			after, err := pair.Client.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := lab.Delta(before, after); d["InSegs"] == 0 || d["OutRsts"] != 0 || d["RetransSegs"] != d["TCPSynRetrans"] {
+				t.Error(labtest.Counters(d).TCP())
+			}
+			if err := first.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// script makes events by hand, where a real situation would take too long or
+// can't be had twice the same: internal/live has those.
+type script struct {
+	g    *Engine
+	boot uint64
+}
+
+func newScript(o Options) *script { return &script{New(o), uint64(time.Hour)} }
+
+func (s *script) after(d time.Duration) *script { s.boot += uint64(d); return s }
+
+func (s *script) add(e events.Event) {
+	e.Boot, e.Time = s.boot, int64(s.boot)
+	e.Family = 4
+	s.g.Add(&e)
+}
+
+// conn is a connection of a process, from 10.0.0.1 to 10.0.0.2:443.
+func conn(id uint64, pid uint32, comm string) events.Event {
+	e := events.Event{
+		Conn: id, NetNS: 1, PID: pid, Container: comm, LAddr: netip.MustParseAddr("10.0.0.1"), LPort: uint16(40000 + id),
+		RAddr: netip.MustParseAddr("10.0.0.2"), RPort: 443,
+	}
+	copy(e.Comm[:], comm)
+	return e
+}
+
+func turn(e events.Event, from, to events.State, err events.Errno) events.Event {
+	e.Type, e.OldState, e.NewState, e.State, e.Error = events.StateChange, from, to, to, err
+	return e
+}
+
+func syn(e events.Event, attempt uint32, rto, next time.Duration) events.Event {
+	e.Type, e.Kind, e.State, e.Phase, e.Attempt, e.Segs = events.Retransmit, events.KindSYN, events.SynSent, events.PhaseConnect, attempt, 1
+	e.RTO, e.NextRTO, e.GivesUp = rto, next, 4*next
+	e.Known = events.HasRTO | events.HasNextRTO | events.HasGivesUp
+	return e
+}
+
+func rto(e events.Event, attempt uint32, after time.Duration) events.Event {
+	e = syn(e, attempt, after, 2*after)
+	e.Kind, e.State, e.Phase = events.KindRTO, events.Established, events.PhaseData
+	return e
+}
+
+func found(r *Report) string {
+	var list []string
+	for _, f := range r.Findings {
+		list = append(list, strings.TrimSpace(fmt.Sprintf("%s %s %s %d", f.ID, f.Outcome, f.Certainty, f.Count)))
+	}
+	return strings.Join(list, ", ")
+}
+
+// TestSilence: that the time-out which was announced did not come means an
+// answer came, unless events were lost or the time is not over.
+func TestSilence(t *testing.T) {
+	for _, tt := range []struct {
+		watched time.Duration // after the last time-out
+		lost    uint64
+		want    string
+	}{
+		{time.Second, 0, "stalled pending certain 1"},
+		{3 * time.Second, 0, "stalled recovered certain 1"},
+		{3 * time.Second, 1, "stalled pending certain 1"},
+	} {
+		s := newScript(Options{})
+		e := conn(1, 7, "app")
+		s.add(rto(e, 1, 400*time.Millisecond))
+		s.after(800 * time.Millisecond).add(rto(e, 2, 800*time.Millisecond))
+		if tt.lost > 0 {
+			s.g.Add(&events.Event{Type: events.Lost, Count: tt.lost, Of: events.Retransmit})
+		}
+		r := s.g.Report(time.Unix(0, int64(s.boot)).Add(tt.watched))
+		if got := found(r); got != tt.want {
+			t.Errorf("%v later, %d lost: %q, want %q", tt.watched, tt.lost, got, tt.want)
+		}
+		if missing := r.Findings[0].Missing; (len(missing) > 0) != (tt.lost > 0) || r.Lost != tt.lost {
+			t.Errorf("%d lost: missing %q, lost %d", tt.lost, missing, r.Lost)
+		}
+	}
+}
+
+// TestNATReuse tells silence that one process meets from one that all meet.
+func TestNATReuse(t *testing.T) {
+	const none, before, meanwhile = 0, 1, 2
+	for _, tt := range []struct {
+		answered int // others
+		who      string
+		long     time.Duration // before
+		want     string
+	}{
+		{none, "", 0, "connect-timeout failed certain 1"},
+		{before, "other", time.Second, "nat-reuse failed possible 1"},
+		{before, "other", 2 * time.Minute, "connect-timeout failed certain 1"},
+		{before, "app", time.Second, "connect-timeout failed certain 1"},
+		{meanwhile, "other", time.Second, "nat-reuse failed likely 1"},
+	} {
+		s := newScript(Options{})
+		reach := func(id uint64) {
+			pid := uint32(8)
+			if tt.who == "app" {
+				pid = 7
+			}
+			s.add(turn(conn(id, pid, tt.who), events.Close, events.SynSent, 0))
+			s.add(turn(conn(id, pid, tt.who), events.SynSent, events.Established, 0))
+		}
+		if tt.answered != none {
+			reach(2)
+		}
+		s.after(tt.long)
+		e := conn(1, 7, "app")
+		s.add(turn(e, events.Close, events.SynSent, 0))
+		s.after(time.Second).add(syn(e, 1, time.Second, 2*time.Second))
+		if tt.answered == meanwhile {
+			reach(3)
+		}
+		s.after(2 * time.Second).add(syn(e, 2, 2*time.Second, 4*time.Second))
+		s.after(4 * time.Second).add(turn(e, events.SynSent, events.Close, etimedout))
+		r := s.g.Report(time.Time{})
+		if got := found(r); got != tt.want {
+			t.Errorf("%+v: %q", tt, got)
+		}
+		if f := r.Findings[0]; f.ID == "nat-reuse" && (!strings.Contains(f.Cause, "app (7)") || !strings.Contains(f.Cause, "other (8)")) {
+			t.Errorf("it does not name both: %s", f.Cause)
+		}
+	}
+}
+
+// TestRestart: after a boot the same ids are of other connections.
+func TestRestart(t *testing.T) {
+	s := newScript(Options{})
+	s.add(rto(conn(1, 7, "app"), 1, 400*time.Millisecond))
+	s.after(800 * time.Millisecond).add(rto(conn(1, 7, "app"), 2, 800*time.Millisecond))
+	s.boot = uint64(time.Minute)
+	s.add(rto(conn(1, 9, "new"), 1, 400*time.Millisecond))
+	s.after(800 * time.Millisecond).add(rto(conn(1, 9, "new"), 2, 800*time.Millisecond))
+	r := s.g.Report(time.Time{})
+	if len(r.Connections) != 2 || r.Findings[0].Count != 2 || len(r.Findings[0].Owners) != 2 {
+		t.Errorf("found %q, of %+v", found(r), r.Connections)
+	}
+}
+
+// TestBounded: connections without trouble take no room, and one that is
+// forgotten is told all the same when trouble comes.
+func TestBounded(t *testing.T) {
+	s := newScript(Options{})
+	n := uint64(3 * maxQuiet)
+	for id := range n {
+		e := conn(id+1, 7, "app")
+		s.add(turn(e, events.Close, events.SynSent, 0))
+		s.after(time.Millisecond).add(turn(e, events.SynSent, events.Established, 0))
+		if id%2 == 0 {
+			s.add(turn(e, events.Established, events.FinWait1, 0))
+			s.add(turn(e, events.FinWait1, events.FinWait2, 0))
+			s.add(turn(e, events.FinWait2, events.Close, 0))
+		}
+	}
+	if open, most := len(s.g.open), maxQuiet+maxRecent; open > most || s.g.quiet.len() > 2*maxQuiet || s.g.recent.len() > maxRecent {
+		t.Errorf("%d connections of %d are remembered, %d queued", open, n, s.g.quiet.len())
+	}
+	s.add(rto(conn(2, 7, "app"), 1, 400*time.Millisecond))
+	s.after(800 * time.Millisecond).add(rto(conn(2, 7, "app"), 2, 800*time.Millisecond))
+	if got := found(s.g.Report(time.Time{})); got != "stalled pending certain 1" {
+		t.Errorf("found %q", got)
+	}
+}
+
+// TestSettings: a story has the settings of its namespace at its time, asked
+// for not too often.
+func TestSettings(t *testing.T) {
+	asked := 0
+	s := newScript(Options{Settings: func(netns uint32) *events.Settings {
+		asked++
+		return &events.Settings{NetNS: netns, Values: []events.Setting{{Name: "net.ipv4.tcp_retries2", Value: fmt.Sprint(7 + asked)}}}
+	}})
+	for id := uint64(1); id <= 10; id++ {
+		s.add(rto(conn(id, 7, "app"), 1, 400*time.Millisecond))
+		s.after(800 * time.Millisecond).add(rto(conn(id, 7, "app"), 2, 800*time.Millisecond))
+		if id == 5 {
+			s.after(2 * settingsAge)
+		}
+	}
+	r := s.g.Report(time.Time{})
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
+	if len(r.Findings) != 1 || len(r.Findings[0].Settings) != 1 || r.Findings[0].Settings[0].Value != "8 or 9" {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
+// TestMany: of more connections than a report lists the numbers are right.
+func TestMany(t *testing.T) {
+	s := newScript(Options{})
+	const more = 1000
+	for id := range uint64(maxListed + more) {
+		e := conn(id+1, uint32(id%7), "app")
+		e.Type, e.Kind, e.Direction, e.State, e.Why = events.Reset, events.KindUnreadData, events.Sent, events.Established, "closed with unread data"
+		s.after(time.Millisecond).add(e)
+	}
+	r := s.g.Report(time.Time{})
+	if got, want := found(r), fmt.Sprintf("closed-with-unread-data failed certain %d", maxListed+more); got != want || r.Troubled != maxListed+more || r.Unlisted != more || len(r.Connections) != maxListed {
+		t.Errorf("found %q, %d in trouble, %d listed, %d not", got, r.Troubled, len(r.Connections), r.Unlisted)
+	}
+	if len(s.g.ends) > 0 || len(s.g.open) > 0 {
+		t.Errorf("%d stories and %d ends are left", len(s.g.open), len(s.g.ends))
+	}
+}
+
+// TestLives: what is left of a socket in TIME_WAIT has its cookie, which is not
+// all of conn where somebody else had asked for it before.
+func TestLives(t *testing.T) {
+	for _, life := range []uint64{0, 7 << 48} {
+		s := newScript(Options{})
+		c := conn(5, 42, "client")
+		c.Cookie = c.Conn
+		c.Conn |= life
+		s.add(turn(c, events.Close, events.SynSent, 0))
+		s.add(turn(c, events.SynSent, events.Established, 0))
+		asked := turn(c, events.Established, events.FinWait1, 0)
+		asked.Known, asked.Unacked, asked.SRTT = events.HasUnacked|events.HasSRTT, 200*time.Millisecond, time.Millisecond
+		s.after(time.Second).add(asked)
+		r := c
+		r.Type, r.Kind, r.Direction, r.State, r.Conn = events.Reset, events.KindTimeWait, events.Sent, events.TimeWait, c.Cookie
+		s.after(time.Millisecond).add(r)
+		if got, want := found(s.g.Report(time.Time{})), "read-timeout-too-short failed likely 1"; got != want {
+			t.Errorf("life %x: found %q, want %q", life, got, want)
+		}
+		if len(s.g.lives)+len(s.g.open) > 0 {
+			t.Errorf("kept %v and %v", s.g.lives, s.g.open)
+		}
+	}
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package explain makes findings of events: what broke each connection, why,
+// and what to do.
+//
+// An [Engine] follows connections by their id. Of those in trouble it keeps the
+// story, of the others next to nothing. The rules that make findings of stories
+// are in rules.go, in the order in which they suppress each other; each has its
+// page in docs/findings.md.
+//
+// It is pure: it asks neither the kernel nor the clock, so that a recording is
+// explained the same way on any machine.
+package explain
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
+)
+
+// Options of [New].
+type Options struct {
+	// Settings gives the sysctls of a namespace at the event that was added
+	// last; nil if they are not known. It may be nil itself.
+	Settings func(netns uint32) *events.Settings
+
+	// Only, if it is not nil, chooses the connections that are explained. Their
+	// timelines are whole, up to maxTimeline.
+	Only func(*Connection) bool
+
+	// May, if it is not nil, reports whether an event may be of a connection
+	// that Only chooses, so that the timelines of others are kept short. With
+	// Only and without it each may.
+	May func(*events.Event) bool
+}
+
+const (
+	// maxQuiet bounds the connections without trouble whose beginning is
+	// remembered; the oldest are forgotten.
+	maxQuiet = 1 << 14
+	// maxRecent bounds those without trouble that closed last: a reset may follow.
+	maxRecent = 1 << 12
+	// maxListed bounds the connections of a report. Those beyond are in the
+	// findings' numbers alone.
+	maxListed = 20_000
+	// maxTimeline bounds the entries of a whole timeline.
+	maxTimeline = 100_000
+	// grace is how long the story of a connection that is over is kept open:
+	// the reset of a closed socket comes after the close, and the other end may
+	// be on this host.
+	grace = time.Second
+	// together is how far apart the stories of two ends of a connection may be.
+	together = 5 * time.Second
+	// settingsAge is how long settings are taken for those of now.
+	settingsAge = time.Minute
+)
+
+// Engine makes a [Report] of events. It is for one goroutine.
+type Engine struct {
+	o Options
+
+	open   map[uint64]*story // not over, and those that were until a moment ago, by conn
+	lives  map[uint64]uint64 // the last conn of a cookie, where they differ
+	stray  map[stray]*story  // those without a conn
+	quiet  queue             // of those that were without trouble, for forgetting the oldest
+	calm   int               // how many of these still are, and have not closed
+	recent queue             // of those that closed without trouble
+	ended  queue             // of those with trouble that are over, by the time they ended
+	ends   map[stray]*story
+	world  world
+	found  findings
+	brief  bool // verdicts need no words
+
+	settings map[uint32]*known
+
+	started, now stamp
+	events, lost uint64
+	changes      bool // ordinary state changes are among the events
+}
+
+// stamp is a moment, by both clocks.
+type stamp struct {
+	boot uint64 // CLOCK_BOOTTIME, ns
+	time int64  // wall clock, ns since the Unix epoch
+}
+
+// stray tells those apart that have no conn: resets without a socket.
+type stray struct {
+	tuple
+	netns uint32
+}
+
+// tuple is both ends, without a pointer.
+type tuple struct{ local, remote end }
+
+type end struct {
+	addr [16]byte
+	port uint16
+}
+
+func endOf(a netip.Addr, port uint16) end { return end{a.As16(), port} }
+
+// mirrored is the other end's.
+func (k stray) mirrored() stray { return stray{tuple{k.remote, k.local}, k.netns} }
+
+// known is the settings of a namespace.
+type known struct {
+	asked uint64 // boot time
+	*events.Settings
+}
+
+// New returns an engine that has seen nothing.
+func New(o Options) *Engine {
+	return &Engine{
+		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, settings: map[uint32]*known{},
+		world: newWorld(), found: newFindings(),
+	}
+}
+
+// Add takes the next event. It keeps nothing that e refers to but strings.
+func (g *Engine) Add(e *events.Event) {
+	if e.Type == events.Lost {
+		g.lost += e.Count
+		return
+	}
+	g.events++
+	if g.now.boot > e.Boot+uint64(time.Minute) {
+		g.restart()
+	}
+	g.now = stamp{e.Boot, e.Time}
+	if g.started.boot == 0 {
+		g.started = g.now
+	}
+	g.retire(e.Boot)
+	if e.Type == events.StateChange {
+		g.changes = g.changes || !e.Failed()
+		if e.OldState == events.Listen && e.NewState == events.Close || e.NewState == events.Listen {
+			return // a listener is no connection
+		}
+	}
+
+	s := g.story(e)
+	if s == nil {
+		if e.Type == events.StateChange && e.NewState == events.Close && !e.Failed() {
+			g.world.closed(e, nil)
+			return // the end of one that was never in trouble
+		}
+		s = g.begin(e)
+	}
+	g.world.see(e, s)
+	s.whole = s.whole || g.o.Only != nil && (g.o.May == nil || g.o.May(e))
+	s.see(e, s.whole)
+	if s.troubled && s.settings == nil {
+		s.settings = g.settingsOf(e)
+	}
+	if s.calm && (s.troubled || s.closed.boot != 0) {
+		s.calm = false
+		g.calm--
+	}
+	switch {
+	case s.troubled && !s.ending && s.over():
+		s.ending = true
+		g.ended.push(s, e.Boot)
+	case !s.troubled && s.closed.boot != 0:
+		g.recent.push(s, 0)
+		g.forget()
+	}
+	if !s.known && s.troubled {
+		s.known = true
+		if before := g.ends[s.ends()]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
+			s.prior = true
+		}
+		g.ends[s.ends()] = s
+	}
+}
+
+func strayOf(e *events.Event) stray {
+	return stray{tuple{endOf(e.LAddr, e.LPort), endOf(e.RAddr, e.RPort)}, e.NetNS}
+}
+
+// story is that of e's connection; nil if there is none yet.
+func (g *Engine) story(e *events.Event) *story {
+	if e.Conn != 0 {
+		s := g.open[e.Conn]
+		if s == nil && e.Type == events.Reset && e.State == events.TimeWait {
+			s = g.open[g.lives[e.Conn]] // what is left of a socket has its cookie alone
+		}
+		return s
+	}
+	s := g.stray[strayOf(e)]
+	if s != nil && s.reset.sent && e.Kind == events.KindRefused {
+		return nil // a new attempt, by the same port
+	}
+	return s
+}
+
+func (g *Engine) begin(e *events.Event) *story {
+	s := &story{conn: e.Conn, began: g.now, netns: e.NetNS, calm: true}
+	if e.Conn != 0 {
+		g.open[e.Conn] = s
+		if e.Cookie != 0 && e.Cookie != e.Conn {
+			g.lives[e.Cookie] = e.Conn
+			s.cookie = e.Cookie
+		}
+	} else {
+		g.stray[strayOf(e)] = s
+	}
+	g.calm++
+	g.quiet.push(s, 0)
+	g.forget()
+	return s
+}
+
+// forget drops the oldest connections without trouble.
+func (g *Engine) forget() {
+	for g.calm > maxQuiet {
+		if s, _ := g.quiet.pop(); s.calm {
+			if !s.whole {
+				g.drop(s)
+			}
+			g.calm--
+		}
+	}
+	if g.quiet.len() > 2*maxQuiet {
+		g.quiet.keep(func(s *story) bool { return s.calm })
+	}
+	for g.recent.len() > maxRecent {
+		if s, _ := g.recent.pop(); !s.troubled && !s.whole {
+			g.drop(s)
+		}
+	}
+}
+
+// drop forgets a connection.
+func (g *Engine) drop(s *story) {
+	if k := (stray{s.tuple(), s.netns}); s.conn == 0 && g.stray[k] == s {
+		delete(g.stray, k)
+	} else if g.open[s.conn] == s {
+		delete(g.open, s.conn)
+	}
+	if s.cookie != 0 && g.lives[s.cookie] == s.conn {
+		delete(g.lives, s.cookie)
+	}
+	s.gone = true
+}
+
+// retire makes findings of the stories that ended some time before.
+func (g *Engine) retire(now uint64) {
+	for g.ended.len() > 0 {
+		s, at := g.ended.first()
+		if now < at+uint64(grace) {
+			return
+		}
+		g.ended.pop()
+		g.decide(s)
+	}
+	g.world.age(now)
+}
+
+// restart begins anew with events of another boot, or of another host, where the
+// same ids are of other connections.
+func (g *Engine) restart() {
+	g.decideAll()
+	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[stray]*story{}, map[uint32]*known{}
+	g.lives = map[uint64]uint64{}
+	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
+	g.world = newWorld()
+}
+
+// decideAll ends all stories.
+func (g *Engine) decideAll() {
+	for g.ended.len() > 0 {
+		s, _ := g.ended.pop()
+		g.decide(s)
+	}
+	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
+	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
+	for _, s := range rest {
+		g.decide(s)
+	}
+}
+
+// decide ends a story.
+func (g *Engine) decide(s *story) {
+	decided := s.gone
+	g.drop(s)
+	if decided || !s.troubled && g.o.Only == nil || len(s.line.list) == 0 {
+		return
+	}
+	if g.o.Only != nil {
+		c := g.connection(s)
+		if !g.o.Only(&c) {
+			return
+		}
+	}
+	g.found.add(g, s, g.judge(s))
+	// The other end may still need to see it: it goes when that has no use for
+	// it either.
+	own, mirrored := s.ends(), s.ends().mirrored()
+	if other := g.ends[mirrored]; other == nil || other.gone {
+		delete(g.ends, mirrored)
+		if g.ends[own] == s {
+			delete(g.ends, own)
+		}
+	}
+}
+
+// settingsOf asks for the settings of e's namespace, but not too often.
+func (g *Engine) settingsOf(e *events.Event) *events.Settings {
+	if g.o.Settings == nil || e.NetNS == 0 {
+		return nil
+	}
+	k := g.settings[e.NetNS]
+	if k == nil || e.Boot > k.asked+uint64(settingsAge) {
+		k = &known{e.Boot, g.o.Settings(e.NetNS)}
+		g.settings[e.NetNS] = k
+	}
+	return k.Settings
+}
+
+// queue is of stories, first in, first out.
+type queue struct {
+	list []queued
+	head int
+}
+
+type queued struct {
+	s  *story
+	at uint64
+}
+
+func (q *queue) len() int { return len(q.list) - q.head }
+
+func (q *queue) push(s *story, at uint64) {
+	if q.head > 1024 && q.head > len(q.list)/2 {
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
+	}
+	q.list = append(q.list, queued{s, at})
+}
+
+// keep drops the others.
+func (q *queue) keep(want func(*story) bool) {
+	q.list = slices.DeleteFunc(q.list[q.head:], func(e queued) bool { return !want(e.s) })
+	q.head = 0
+}
+
+func (q *queue) first() (*story, uint64) { return q.list[q.head].s, q.list[q.head].at }
+
+func (q *queue) pop() (*story, uint64) {
+	e := q.list[q.head]
+	q.list[q.head] = queued{}
+	q.head++
+	return e.s, e.at
+}
