@@ -108,7 +108,7 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 				into *[]replayTrial
 			}{
 				{"replay", []string{"--port", "1"}, &r.Replays}, // nothing has such a port
-				{"explain", []string{"-o", "json"}, &r.Explains},
+				{"explain", nil, &r.Explains},
 			} {
 				t, err := tryReplay(ctx, o, append([]string{way.name, files[name]}, way.more...))
 				if err != nil {
