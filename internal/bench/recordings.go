@@ -25,9 +25,10 @@ import (
 
 // recordings is what recording and reviewing cost.
 type recordings struct {
-	Records []recordTrial
-	Replays []replayTrial
-	Blocks  []float64 // bytes of one block with the events of a lone connection
+	Records  []recordTrial
+	Replays  []replayTrial
+	Explains []replayTrial
+	Blocks   []float64 // bytes of one block with the events of a lone connection
 }
 
 // The loads that are recorded.
@@ -52,7 +53,8 @@ type recordTrial struct {
 	File        census
 }
 
-// replayTrial is the review of a file, with a filter that shows nothing.
+// replayTrial is the review of a file: a replay with a filter that shows nothing,
+// or its explanation.
 type replayTrial struct {
 	Load   string
 	Events int
@@ -100,14 +102,23 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 		}
 		files[loadCrowds] = ten
 		for _, name := range []string{loadShortStorm, loadStorm, loadCrowd, loadCrowds} {
-			t, err := tryReplay(ctx, o, files[name])
-			if err != nil {
-				return nil, fmt.Errorf("replay: %s: %w", name, err)
+			for _, way := range []struct {
+				name string
+				more []string
+				into *[]replayTrial
+			}{
+				{"replay", []string{"--port", "1"}, &r.Replays}, // nothing has such a port
+				{"explain", []string{"-o", "json"}, &r.Explains},
+			} {
+				t, err := tryReplay(ctx, o, append([]string{way.name, files[name]}, way.more...))
+				if err != nil {
+					return nil, fmt.Errorf("%s: %s: %w", way.name, name, err)
+				}
+				t.Load = name
+				*way.into = append(*way.into, t)
+				o.Logf("recordings %d/%d: %s of %s: %d events, %.0f for a second of CPU, %.1f MiB", round+1, o.fewRounds(),
+					way.name, name, t.Events, t.rate(), mib(t.Peak))
 			}
-			t.Load = name
-			r.Replays = append(r.Replays, t)
-			o.Logf("recordings %d/%d: replay of %s: %d events, %.0f for a second of CPU, %.1f MiB", round+1, o.fewRounds(),
-				name, t.Events, t.rate(), mib(t.Peak))
 			if err := os.Remove(files[name]); err != nil {
 				return nil, err
 			}
@@ -120,7 +131,7 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 
 // tryRecord records a load once, in the way how.
 func tryRecord(ctx context.Context, o *Options, dir, how, file string, l load) (t recordTrial, err error) {
-	tool, more := tcptrace{o.Tcptrace, "events", "table"}, []string{"-w", file}
+	tool, more := tcptrace{o.Tcptrace, "events", "table"}, []string{"-w", file, "--no-header"} // headings may come again
 	switch how {
 	case howTable:
 		more = nil
@@ -136,8 +147,8 @@ func tryRecord(ctx context.Context, o *Options, dir, how, file string, l load) (
 	if t.File, err = readRecording(file, addr); err != nil {
 		return t, err
 	}
-	if how == howBeside && t.File.Events != t.Printed+t.Foreign-1 { // and a heading
-		return t, fmt.Errorf("%d lines were printed, and %d events recorded", t.Printed+t.Foreign-1, t.File.Events)
+	if how == howBeside && t.File.Events != t.Printed+t.Foreign {
+		return t, fmt.Errorf("%d lines were printed, and %d events recorded", t.Printed+t.Foreign, t.File.Events)
 	}
 	t.Printed, t.Foreign = t.File.Of, t.File.Events-t.File.Of
 	return t, nil
@@ -225,12 +236,11 @@ func repeat(to, from string, n int) (err error) {
 }
 
 // tryReplay reviews a file on one processor. The events that it read are those
-// that its summary says were filtered.
-func tryReplay(ctx context.Context, o *Options, file string) (t replayTrial, err error) {
+// that its summary says were shown or filtered.
+func tryReplay(ctx context.Context, o *Options, args []string) (t replayTrial, err error) {
 	var p *process
 	err = onOneProcessor(func() (err error) {
-		// Nothing has such a port.
-		p, err = start(ctx, nil, nil, o.Tcptrace, "replay", file, "--port", "1")
+		p, err = start(ctx, nil, nil, o.Tcptrace, args...)
 		return err
 	})
 	if err != nil {
@@ -253,7 +263,7 @@ func tryReplay(ctx context.Context, o *Options, file string) (t replayTrial, err
 	if err != nil {
 		return t, err
 	}
-	t.Events = sum[1]
+	t.Events = sum[0] + sum[1]
 	t.CPU = p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 	return t, nil
 }
@@ -386,13 +396,19 @@ func (r *recordings) recordPeak(load string) float64 {
 	}))
 }
 
-func (r *recordings) replayPeak(load string) float64 {
-	return median(pick(r.Replays, func(t *replayTrial) (float64, bool) { return mib(t.Peak), t.Load == load }))
+func (r *recordings) replayPeak(load string) float64 { return peakOf(r.Replays, load) }
+
+func peakOf(list []replayTrial, load string) float64 {
+	return median(pick(list, func(t *replayTrial) (float64, bool) { return mib(t.Peak), t.Load == load }))
 }
 
 // replayRate is the median of a load, in events for a second of CPU.
-func (r *recordings) replayRate(load string) float64 {
-	return median(pick(r.Replays, func(t *replayTrial) (float64, bool) { return t.rate(), t.Load == load }))
+func (r *recordings) replayRate(load string) float64 { return rateOf(r.Replays, load) }
+
+func (r *recordings) explainRate(load string) float64 { return rateOf(r.Explains, load) }
+
+func rateOf(list []replayTrial, load string) float64 {
+	return median(pick(list, func(t *replayTrial) (float64, bool) { return t.rate(), t.Load == load }))
 }
 
 // lost is how many events the storms lost while they were recorded, and how
@@ -421,7 +437,7 @@ func pick[T any](all []T, f func(*T) (value float64, counts bool)) (values []flo
 }
 
 // rows are those of the two tables.
-func (r *recordings) rows() (records, replays [][]string) {
+func (r *recordings) rows() (records, replays, explains [][]string) {
 	for _, of := range [][2]string{
 		{loadStorm, howRecord}, {loadShortStorm, howRecord}, {loadStorm, howBeside}, {loadCrowd, howRecord},
 	} {
@@ -451,13 +467,16 @@ func (r *recordings) rows() (records, replays [][]string) {
 			}))), fmt.Sprint(lost),
 		})
 	}
+	return records, reviews(r.Replays), reviews(r.Explains)
+}
+
+// reviews are the rows of a table.
+func reviews(list []replayTrial) (rows [][]string) {
 	for _, load := range []string{loadShortStorm, loadStorm, loadCrowd, loadCrowds} {
-		n := pick(r.Replays, func(t *replayTrial) (float64, bool) { return float64(t.Events), t.Load == load })
+		n := pick(list, func(t *replayTrial) (float64, bool) { return float64(t.Events), t.Load == load })
 		if n != nil {
-			replays = append(replays, []string{
-				load, thousands(n[len(n)-1]), thousands(r.replayRate(load)), fmt.Sprintf("%.1f MiB", r.replayPeak(load)),
-			})
+			rows = append(rows, []string{load, thousands(n[len(n)-1]), thousands(rateOf(list, load)), fmt.Sprintf("%.1f MiB", peakOf(list, load))})
 		}
 	}
-	return records, replays
+	return rows
 }

@@ -83,7 +83,8 @@ func TestMarkdown(t *testing.T) {
 			Replays: []replayTrial{
 				{loadStorm, 800, 400 * time.Microsecond, 30 << 20}, {loadShortStorm, 80, 400 * time.Microsecond, 20 << 20},
 			},
-			Blocks: []float64{400, 500, 450},
+			Explains: []replayTrial{{loadStorm, 800, 4 * time.Millisecond, 40 << 20}},
+			Blocks:   []float64{400, 500, 450},
 		},
 		userSpace: []goBenchmark{{"Decode", 312.9, 0}, {"Value", 10, 3}},
 	}
@@ -112,6 +113,7 @@ func TestMarkdown(t *testing.T) {
 		"| events lost in the storm while recording | 0 | 10 | **not reached** |\n",
 		"| events replayed a second, the storm | at least 2 million | 2.0 million | reached |\n",
 		"| events replayed a second, a lossy crowd | at least 2 million | - | not measured |\n",
+		"| events explained a second, the storm | at least 0.33 million | 0.20 million | **not reached** |\n",
 		"| memory to replay ten times as much, storm, as a ratio | at most 1.25 | 1.50 | **not reached** |\n",
 		"| storm | `-w` beside a table | 800 | 0 | 0% | 10.0 | 400 ns more than the table | 0 MiB | 0 |\n",
 		"| a tenth of it | 80 | 200,000 | 20.0 MiB |\n",

@@ -105,7 +105,7 @@ func TestRun(t *testing.T) {
 	if len(r.starts) != o.Starts || len(r.lone) != o.Starts || len(r.healthy) != len(healthyLoads) {
 		t.Errorf("%d starts, %d lone events, %d healthy loads", len(r.starts), len(r.lone), len(r.healthy))
 	}
-	if len(r.recordings.Records) != 5 || len(r.recordings.Replays) != 4 || len(r.recordings.Blocks) != o.Starts {
+	if len(r.recordings.Records) != 5 || len(r.recordings.Replays) != 4 || len(r.recordings.Explains) != 4 || len(r.recordings.Blocks) != o.Starts {
 		t.Errorf("%+v", r.recordings)
 	}
 	for i := range r.recordings.Records {

@@ -20,12 +20,13 @@ const (
 	memoryLimit   = 64   // MiB
 	startLimit    = 300 * time.Millisecond
 	healthyWidth  = 0.02
-	recordLimit   = 500      // ns
-	bytesLimit    = 24       // an event
-	bytesShare    = 0.3      // of retransmissions, at least
-	bytesOf       = 2 * 1000 // ends of connections: both are here
-	replayLimit   = 2e6      // events a second, at least
-	lengthLimit   = 1.25     // memory for ten times the length
+	recordLimit   = 500        // ns
+	bytesLimit    = 24         // an event
+	bytesShare    = 0.3        // of retransmissions, at least
+	bytesOf       = 2 * 1000   // ends of connections: both are here
+	replayLimit   = 2e6        // events a second, at least
+	explainLimit  = 10e6 / 30. // events a second, at least
+	lengthLimit   = 1.25       // memory for ten times the length
 )
 
 // target is what was aimed at, and what came of it.
@@ -126,6 +127,8 @@ func (r *recordings) targets() []target {
 		loss,
 		beyond("events replayed a second, the storm", "at least 2 million", "%.1f million", r.replayRate(loadStorm), replayLimit, 1e6),
 		beyond("events replayed a second, a lossy crowd", "at least 2 million", "%.1f million", r.replayRate(loadCrowds), replayLimit, 1e6),
+		beyond("events explained a second, the storm", "at least 0.33 million", "%.2f million", r.explainRate(loadStorm), explainLimit, 1e6),
+		beyond("events explained a second, a lossy crowd", "at least 0.33 million", "%.2f million", r.explainRate(loadCrowds), explainLimit, 1e6),
 		within("memory to record ten times as much, as a ratio", "at most 1.25", "%.2f",
 			r.recordPeak(loadStorm)/r.recordPeak(loadShortStorm), lengthLimit),
 		within("memory to replay ten times as much, storm, as a ratio", "at most 1.25", "%.2f",

@@ -645,6 +645,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"replay"}, "replay needs a FILE or DIR to read, or - for standard input", ""},
 		{[]string{"replay", "f", "--since", "noon"}, `--since noon: it is not a time such as 14:00, "2026-01-31 14:00:05" or 2026-01-31T14:00:05Z, or 10m for ten minutes ago`, ""},
 		{[]string{"replay", "f", "--since", "1m", "--until", "2m"}, "--until 2m is before --since 1m", ""},
+		{[]string{"replay", "-", "f", "-"}, "standard input (-) is named twice", ""},
 		{[]string{"replay", "f", "--netns", "/proc/1/ns/net"}, "--netns /proc/1/ns/net: a recording knows no paths: give the inode number, or the name", ""},
 		{[]string{"replay", "f", "-w", "-"}, "-w -: events are printed there already: give a FILE, or use tcptrace record -", ""},
 		{[]string{"replay", "f", "--buffer", "1M"}, "unknown flag --buffer", ""},

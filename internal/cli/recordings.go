@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +68,9 @@ func (a *app) openRecordings(f *streamFlags) (*record.Source, error) {
 	}
 	if !until.IsZero() && until.Before(since) {
 		return nil, usagef("--until %s is before --since %s", quoted(string(f.until)), quoted(string(f.since)))
+	}
+	if i := slices.Index(f.read, "-"); i >= 0 && slices.Contains(f.read[i+1:], "-") {
+		return nil, usagef("standard input (-) is named twice")
 	}
 	for _, path := range f.read {
 		if path == "-" && a.env.IsTerminal(a.env.Stdin) {

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcptrace/tcptrace/pkg/events"
 	"github.com/tcptrace/tcptrace/pkg/recording"
 )
@@ -412,11 +414,25 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 	r.addAudit(&own)
 	r.mu.Lock()
 	if r.err == nil {
+		last := r.pieces[len(r.pieces)-1]
 		r.fail(r.w.Finish(&own))
-		r.pieces[len(r.pieces)-1].whole = true
+		r.fail(last.deleted())
+		last.whole = true
 	}
 	r.mu.Unlock()
 	return r.end()
+}
+
+// deleted is an error if nobody can open the file any more.
+func (p *piece) deleted() error {
+	if p.file == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(p.file.Fd()), &st); err != nil || st.Nlink > 0 {
+		return nil // what can't be told here, the writing tells
+	}
+	return fmt.Errorf("%s was deleted while it was written: what it held is gone", p.file.Name())
 }
 
 // end has what was taken written, and closes all.

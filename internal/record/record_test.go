@@ -1172,6 +1172,30 @@ func TestFileDeleted(t *testing.T) {
 	}
 }
 
+// TestDeletedAtEnd: a file that is gone when the recording ends is told of.
+func TestDeletedAtEnd(t *testing.T) {
+	for _, folder := range []bool{false, true} {
+		dir := t.TempDir()
+		path, o := filepath.Join(dir, "file"), Options{File: true}
+		if folder {
+			path, o = dir, Options{}
+		}
+		r := began(t, path, o, Teller{})
+		r.mustAppend(t, 0, 10)
+		_, files := folderSize(t, dir)
+		name := path
+		if folder {
+			name = files[0]
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Finish(&events.Summary{}); err == nil || !strings.Contains(err.Error(), "was deleted while it was written") {
+			t.Errorf("folder %v: %v", folder, err)
+		}
+	}
+}
+
 // TestLostInParts: each file's summary counts the losses that its events tell
 // of, whenever the kernel side counted them.
 func TestLostInParts(t *testing.T) {
