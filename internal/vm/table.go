@@ -100,8 +100,12 @@ func (s *Shown) Update(results []*Result) {
 	})
 }
 
-// Differences says where the results are not what is written, a line each. Releases may differ: kernels get updates.
+// Differences says where the results are not what is written, a line each. Releases may differ: kernels get updates. So
+// may what was measured.
 func (s *Shown) Differences(results []*Result) (lines []string) {
+	if s.Measured {
+		return nil
+	}
 	for _, r := range results {
 		i := slices.IndexFunc(s.Kernels, func(k ShownBy) bool { return k.Name == r.Kernel.Name })
 		for _, row := range r.Shows {
