@@ -245,3 +245,124 @@ func TestLives(t *testing.T) {
 		}
 	}
 }
+
+// TestGivenUp: a connect that the application gave up before a SYN went again,
+// and one that it gave up because another was faster.
+func TestGivenUp(t *testing.T) {
+	for _, tt := range []struct {
+		after time.Duration
+		raced bool
+		want  string
+	}{
+		{300 * time.Millisecond, false, "connect-timeout failed likely 1"},
+		{300 * time.Millisecond, true, ""},
+		{20 * time.Millisecond, false, ""}, // no time-out is so short
+		{2 * time.Second, false, "send-failed failed likely 1"},
+	} {
+		s := newScript(Options{})
+		e := conn(1, 7, "app")
+		s.add(turn(e, events.Close, events.SynSent, 0))
+		if tt.raced {
+			s.add(turn(conn(2, 7, "app"), events.Close, events.SynSent, 0))
+			s.add(turn(conn(2, 7, "app"), events.SynSent, events.Established, 0))
+		}
+		s.after(tt.after).add(turn(e, events.SynSent, events.Close, 0))
+		if got := found(s.g.Report(time.Time{})); got != tt.want {
+			t.Errorf("after %v, raced %v: found %q, want %q", tt.after, tt.raced, got, tt.want)
+		}
+	}
+}
+
+// TestReadTimeout tells an application that lost patience from one that is done
+// with sending, or waits for the answer.
+func TestReadTimeout(t *testing.T) {
+	fast := func(e events.Event) events.Event {
+		e.Type, e.Kind, e.State, e.Phase, e.Segs = events.Retransmit, events.KindFast, events.Established, events.PhaseData, 1
+		return e
+	}
+	for _, tt := range []struct {
+		name   string
+		before func(events.Event) events.Event
+		after  events.Fields // what the retransmission after the close tells of its socket
+		orphan bool
+		want   string
+	}{
+		{"lost patience", nil, events.HasOrphan, true, "read-timeout-too-short failed certain 1"},
+		{"half close", nil, events.HasOrphan, false, "stalled recovered certain 1"},
+		{"bulk", fast, events.HasOrphan, true, "loss recovered certain 1"},
+	} {
+		s := newScript(Options{})
+		e := conn(1, 7, "app")
+		if tt.before != nil {
+			s.add(tt.before(e))
+		}
+		s.after(time.Second).add(rto(e, 1, 200*time.Millisecond))
+		leave := turn(e, events.Established, events.FinWait1, 0)
+		leave.UnackedRetrans = true
+		s.after(50 * time.Millisecond).add(leave)
+		again := rto(e, 2, 400*time.Millisecond)
+		if tt.orphan {
+			again.Attempt, again.Phase = 1, events.PhaseClose
+		}
+		again.State, again.Orphan, again.Known = events.FinWait1, tt.orphan, again.Known|tt.after
+		s.after(350 * time.Millisecond).add(again)
+		s.add(turn(e, events.FinWait1, events.FinWait2, 0))
+		s.add(turn(e, events.FinWait2, events.Close, 0))
+		if got := found(s.g.Report(time.Unix(0, int64(s.boot)).Add(time.Minute))); got != tt.want {
+			t.Errorf("%s: found %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestError: no connection that ended with an error is left out.
+func TestError(t *testing.T) {
+	for _, tt := range []struct {
+		from events.State
+		err  events.Errno
+		want string
+	}{
+		{events.Established, etimedout, "closed-with-error failed certain 1"},
+		{events.SynSent, ehostunreach, "closed-with-error failed certain 1"},
+		{events.SynSent, econnrefused, "refused failed likely 1"},
+		{events.Established, econnreset, "closed-with-error failed certain 1"},
+	} {
+		s := newScript(Options{})
+		s.add(turn(conn(1, 7, "app"), tt.from, events.Close, tt.err))
+		r := s.g.Report(time.Time{})
+		if got := found(r); got != tt.want {
+			t.Errorf("%v in %v: found %q, want %q", tt.err, tt.from, got, tt.want)
+		}
+		if tt.err == econnreset && len(r.Findings[0].Missing) == 0 {
+			t.Error("the reset is not said to be missing")
+		}
+	}
+}
+
+// TestNeighbour: what was never sent is not what nobody answered.
+func TestNeighbour(t *testing.T) {
+	s := newScript(Options{})
+	for i := uint32(1); i <= 3; i++ {
+		e := rto(conn(1, 7, "app"), i, time.Duration(i)*200*time.Millisecond)
+		e.Error = ebusy
+		s.after(e.RTO).add(e)
+	}
+	if got := found(s.g.Report(time.Time{})); got != "send-failed pending certain 1" {
+		t.Errorf("found %q", got)
+	}
+}
+
+// TestDeferAccept: a client that answered and says nothing looks like one that
+// does not answer, and is said to.
+func TestDeferAccept(t *testing.T) {
+	for first, want := range map[uint32]string{1: "syn-ack-unanswered recovered certain 1", 3: "syn-ack-unanswered recovered likely 1"} {
+		s := newScript(Options{})
+		e := syn(conn(1, 7, "httpd"), first, time.Second, 2*time.Second)
+		e.Kind, e.State = events.KindSYNACK, events.NewSynRecv
+		s.add(e)
+		s.after(time.Second).add(turn(conn(1, 7, "httpd"), events.Listen, events.SynRecv, 0))
+		s.add(turn(conn(1, 7, "httpd"), events.SynRecv, events.Established, 0))
+		if got := found(s.g.Report(time.Time{})); got != want {
+			t.Errorf("first %d: found %q, want %q", first, got, want)
+		}
+	}
+}

@@ -191,11 +191,11 @@ func loss(g *Engine, s *story) *verdict {
 		return nil
 	}
 	v := &verdict{outcome: Recovered, certainty: Certain}
-	if s.rto.events > 0 {
-		v.outcome = g.of(s, &s.rto)
-	}
-	if s.failedClose() {
+	switch {
+	case s.failedClose():
 		v.outcome = Failed
+	case s.closed.boot == 0 && s.rto.events > 0:
+		v.outcome = g.of(s, &s.rto)
 	}
 	v.cause = g.say("%s sent again to %s", plural(int(n), "segment"), peer(s.remote))
 	if sent := s.sent(); sent > n {
