@@ -60,7 +60,7 @@ var found = map[string]string{
 	"mptcp":                "",
 	"clean":                "",
 	"port-in-time-wait":    "ports-exhausted failed certain 3",
-	"port-reuse":           "ports-exhausted failed certain 4",
+	"port-reuse":           "", // see checkFindings
 	"given-up":             "stalled failed certain 1",
 	"rto-floor":            "rto-floor recovered certain 1",
 	"read-timeout":         "read-timeout-too-short failed likely 1",
@@ -99,6 +99,11 @@ var unseenFound = map[string]string{
 	"rejected SYN":    "refused failed likely 1",
 	"rejected output": "refused failed likely 1",
 	"rejected data":   "reset-by-peer failed certain 1",
+}
+
+// slowFound is what is also right, on a machine that takes its time.
+var slowFound = map[string]string{
+	"repeated-syn": "connect-timeout failed likely 1", // given up after 50 ms or more
 }
 
 // explained explains events as they are.
@@ -169,6 +174,16 @@ func stories(r *explain.Report) string {
 func checkFindings(t *testing.T, scenario string, evs []events.Event) {
 	t.Helper()
 	want, known := found[scenario]
+	// Attempts are made until one succeeds: as many as the machine is quick.
+	attempts := 0
+	for i := range evs {
+		if e := &evs[i]; e.OldState == events.SynSent && e.NewState == events.Close && e.LPort == 0 {
+			attempts++
+		}
+	}
+	if scenario == "port-reuse" && attempts > 0 {
+		want = fmt.Sprintf("ports-exhausted failed certain %d", attempts)
+	}
 	switch other, differs := unseenFound[scenario]; {
 	case !differs:
 	case other == failedUnseen && !labtest.HasField(lab.Retransmit, "err"),
@@ -179,7 +194,7 @@ func checkFindings(t *testing.T, scenario string, evs []events.Event) {
 		t.Errorf("nobody says what explain is to find in %s", scenario)
 	}
 	r := explained(evs)
-	if got := summary(r); got != want {
+	if got := summary(r); got != want && got != slowFound[scenario] {
 		t.Errorf("found %q, want %q:\n%s\n%s", got, want, stories(r), dump(evs))
 	}
 	if again := explained(recorded(t, evs)); !reflect.DeepEqual(again.Connections, r.Connections) {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/vm/wire"
@@ -247,6 +248,23 @@ func faults(console string) (found, emulated []Failure) {
 // asked for: seen once, with the flags register full of somebody else's bits,
 // which no program can do.
 var debugTrap = regexp.MustCompile(`WARNING: .* exc_debug_kernel\+`)
+
+// garbledFlags reports whether the kernel went down with bits in the flags
+// register that a processor always has at zero: 22 to 31. The emulator's at times
+// has somebody else's there, such as the lower half of another register.
+func garbledFlags(console string) bool {
+	if !strings.Contains(console, "Kernel panic") {
+		return false
+	}
+	for _, m := range flagsRegister.FindAllStringSubmatch(console, -1) {
+		if v, err := strconv.ParseUint(m[1], 16, 32); err == nil && v>>22 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+var flagsRegister = regexp.MustCompile(`EFLAGS: ([0-9a-f]{8})\b`)
 
 var fault = regexp.MustCompile(`\bBUG\b|\bWARNING\b|\bOops\b|[Ll]ockup|Kernel panic|Call Trace|general protection fault|` +
 	`detected stalls?|self-detected stall|blocked for more than|Out of memory|KASAN|UBSAN`)

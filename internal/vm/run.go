@@ -138,6 +138,10 @@ func (r *Runner) attempt(ctx context.Context, k Kernel, tree *Tree, res *Result)
 		res.Notes = append(res.Notes, fmt.Sprintf("%s: the first boot printed nothing in %v and was tried again", k.Name, silence))
 		err = m.boot(limited)
 	}
+	if console, cerr := os.ReadFile(m.Console); cerr == nil && garbledFlags(string(console)) && ctx.Err() == nil {
+		res.Notes = append(res.Notes, k.Name+": the emulated processor failed, which brought the kernel down, and it was booted again")
+		err = m.boot(limited)
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

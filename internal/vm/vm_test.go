@@ -291,6 +291,20 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+func TestGarbledFlags(t *testing.T) {
+	const panicked = "[ 31.3] Kernel panic - not syncing: Fatal exception in interrupt\n"
+	for console, want := range map[string]bool{
+		"[ 31.3] RSP: 002b:00003305a5f04e00 EFLAGS: 00000212 ORIG_RAX: 0000000000000101\n" + panicked: false,
+		"[ 31.3] RSP: 0018:ffffd150433cbb80 EFLAGS: 81370202\n" + panicked:                            true,
+		"[ 31.3] RSP: 0018:ffffd150433cbb80 EFLAGS: 81370202\n":                                       false, // it went on
+		panicked: false,
+	} {
+		if got := garbledFlags(console); got != want {
+			t.Errorf("%q: %v", console, got)
+		}
+	}
+}
+
 func TestTable(t *testing.T) {
 	kernels, err := Select([]string{"5.10", "6.1", "6.12"})
 	if err != nil {
