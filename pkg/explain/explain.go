@@ -154,6 +154,13 @@ func (g *Engine) Add(e *events.Event) {
 	g.world.see(e, s)
 	s.whole = s.whole || g.o.Only != nil && (g.o.May == nil || g.o.May(e))
 	s.see(e, s.whole)
+	if e.OldState == events.SynRecv && e.NewState == events.Established {
+		// Where the kernel has no cookies, a connection's conn is not that of
+		// the handshake it came of.
+		if r := g.ends[s.ends()]; r != nil && r.synack.events > 0 {
+			r.accepted = true
+		}
+	}
 	if s.troubled && s.settings == nil {
 		s.settings = g.settingsOf(e)
 	}

@@ -160,7 +160,7 @@ func (g *Engine) ofHandshake(s *story) Outcome {
 		return Failed
 	case !r.answered(g.now.boot) || g.lost > 0:
 		return Pending
-	case g.changes && s.conn>>63 == 0: // no connection came of it, which has the same conn
+	case g.changes: // no connection came of it
 		return Failed
 	case r.givesUp > r.next: // one more would have come
 		return Recovered
