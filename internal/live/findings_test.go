@@ -244,12 +244,12 @@ func TestFindingsOfOneEnd(t *testing.T) {
 }
 
 // TestFindingsTogether has three sorts of trouble at once on 50 connections of
-// several processes.
+// several processes. It is not beside others: a child has all of their sockets
+// until its exec is done.
 func TestFindingsTogether(t *testing.T) {
 	const refused, unread, stalled = 20, 15, 15
 	for _, family := range families {
 		t.Run(family.String(), func(t *testing.T) {
-			t.Parallel()
 			type both struct {
 				evs    []events.Event
 				owners map[string]int // pids of who is to be found
@@ -345,28 +345,24 @@ func TestHealthy(t *testing.T) {
 			place := loopback(t, family)
 			ns := place.Client
 			const callers, calls = 4, 100
-			evs := whole(t, allSeen, func() ([]events.Event, seen) {
-				server := hire(t, ns, "server")
-				stop := everything.start(t, ns.Inum())
-				skipped := everything.skipped(t)
-				listener := server.do(order{Do: "listen", Addr: netip.AddrPortFrom(place.Addr, 0)})
-				var work sync.WaitGroup
-				for i := range callers {
-					caller := hire(t, ns, fmt.Sprintf("caller%d", i))
-					work.Go(func() {
-						o := order{Do: "call", Addr: netip.AddrPortFrom(place.Addr, listener.Port), N: calls}
-						if r, err := caller.ask(o); err != nil || r.Error != "" {
-							t.Errorf("%v %v", r.Error, err)
-						}
-						caller.end()
-					})
-				}
-				server.do(order{Do: "serve", FD: listener.FD, N: callers * calls})
-				work.Wait()
-				evs := stop()
-				server.end()
-				return evs, unless(everything.skipped(t) > skipped)
-			})
+			server := hire(t, ns, "server")
+			stop := everything.start(t, ns.Inum())
+			listener := server.do(order{Do: "listen", Addr: netip.AddrPortFrom(place.Addr, 0)})
+			var work sync.WaitGroup
+			for i := range callers {
+				caller := hire(t, ns, fmt.Sprintf("caller%d", i))
+				work.Go(func() {
+					o := order{Do: "call", Addr: netip.AddrPortFrom(place.Addr, listener.Port), N: calls}
+					if r, err := caller.ask(o); err != nil || r.Error != "" {
+						t.Errorf("%v %v", r.Error, err)
+					}
+					caller.end()
+				})
+			}
+			server.do(order{Do: "serve", FD: listener.FD, N: callers * calls})
+			work.Wait()
+			evs := stop()
+			server.end()
 			if n := len(evs); n < callers*calls*8 {
 				t.Errorf("%d events of %d connections", n, callers*calls)
 			}

@@ -161,7 +161,7 @@ func (r *Runner) plan(k Kernel, b *build) wire.Plan {
 	run, skip := r.o.Run, ""
 	if run == "" {
 		// These are about user space, take long here, and run on every host.
-		run, skip = k.Run, "^(TestBacklog|TestClose)$"
+		run, skip = k.Run, "^(TestBacklog|TestClose|TestHealthy|TestFindingsTogether)$"
 		if r.brief(k) {
 			run = "^(TestShows|TestScenarios|TestSettings|TestRun)$"
 		}

@@ -163,9 +163,14 @@ func reordering(g *Engine, s *story) *verdict {
 }
 
 // repaired is how many segments were sent again for lack of an acknowledgment.
-// One tail loss probe says nothing.
+// One tail loss probe says nothing, and neither does one time-out of a FIN: the
+// kernel drops it now and then when it comes while the other end's socket turns
+// into one in TIME_WAIT.
 func (s *story) repaired() uint32 {
-	n := s.repairs.segs + s.rto.events + s.fin.events
+	n := s.repairs.segs + s.rto.events
+	if n > 0 || s.fin.events > 1 {
+		n += s.fin.events
+	}
 	if n > 0 {
 		n += s.probes
 	}
