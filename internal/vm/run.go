@@ -75,8 +75,8 @@ func (r *Runner) Run(ctx context.Context, kernels []Kernel, report func(*Result)
 			report(res)
 		}
 	}
-	// From the end: the newest take the longest.
-	for i, k := range slices.Backward(kernels) {
+	for _, i := range r.order(kernels) {
+		k := kernels[i]
 		tree, err := r.o.Cache.Get(ctx, k)
 		if err != nil {
 			done(i, &Result{Kernel: k, NotTested: err})
@@ -90,6 +90,19 @@ func (r *Runner) Run(ctx context.Context, kernels []Kernel, report func(*Result)
 	}
 	wg.Wait()
 	return results, context.Cause(ctx)
+}
+
+// order has those first that take the longest: which run all tests, and of them
+// the newest.
+func (r *Runner) order(kernels []Kernel) (list []int) {
+	for _, brief := range []bool{false, true} {
+		for i, k := range slices.Backward(kernels) {
+			if r.brief(k) == brief {
+				list = append(list, i)
+			}
+		}
+	}
+	return list
 }
 
 // test runs the tests on one kernel.
@@ -161,7 +174,7 @@ func (r *Runner) plan(k Kernel, b *build) wire.Plan {
 	run, skip := r.o.Run, ""
 	if run == "" {
 		// These are about user space, take long here, and run on every host.
-		run, skip = k.Run, "^(TestBacklog|TestClose|TestHealthy|TestFindingsTogether)$"
+		run, skip = k.Run, "^(TestBacklog|TestClose|TestHealthy|TestFindings.*)$"
 		if r.brief(k) {
 			run = "^(TestShows|TestScenarios|TestSettings|TestRun)$"
 		}

@@ -291,6 +291,16 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+func TestOrder(t *testing.T) {
+	kernels, err := Select([]string{"5.10", "6.1", "6.12", "7.3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := NewRunner(Options{Brief: []string{"6.1", "6.12"}}).order(kernels); !slices.Equal(got, []int{3, 0, 2, 1}) {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestGarbledFlags(t *testing.T) {
 	const panicked = "[ 31.3] Kernel panic - not syncing: Fatal exception in interrupt\n"
 	for console, want := range map[string]bool{
