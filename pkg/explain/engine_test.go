@@ -203,6 +203,19 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestManyNamespaces: namespaces that come and go take no room.
+func TestManyNamespaces(t *testing.T) {
+	s := newScript(Options{Settings: func(netns uint32) *events.Settings { return &events.Settings{NetNS: netns} }})
+	for id := range uint64(3 * maxNets) {
+		e := rto(conn(id+1, 7, "app"), 1, 400*time.Millisecond)
+		e.NetNS = uint32(id + 1)
+		s.add(e)
+	}
+	if n := len(s.g.settings); n > maxNets {
+		t.Errorf("the settings of %d namespaces are remembered", n)
+	}
+}
+
 // TestMany: of more connections than a report lists the numbers are right.
 func TestMany(t *testing.T) {
 	s := newScript(Options{})

@@ -55,6 +55,8 @@ const (
 	grace = time.Second
 	// together is how far apart the stories of two ends of a connection may be.
 	together = 5 * time.Second
+	// maxNets bounds the namespaces whose settings are remembered.
+	maxNets = 1 << 10
 	// settingsAge is how long settings are taken for those of now.
 	settingsAge = time.Minute
 )
@@ -229,6 +231,7 @@ func (g *Engine) forget() {
 			if !s.whole {
 				g.drop(s)
 			}
+			s.calm = false
 			g.calm--
 		}
 	}
@@ -323,6 +326,9 @@ func (g *Engine) settingsOf(e *events.Event) *events.Settings {
 	}
 	k := g.settings[e.NetNS]
 	if k == nil || e.Boot > k.asked+uint64(settingsAge) {
+		if len(g.settings) >= maxNets {
+			clear(g.settings) // namespaces come and go
+		}
 		k = &known{e.Boot, g.o.Settings(e.NetNS)}
 		g.settings[e.NetNS] = k
 	}

@@ -49,7 +49,6 @@ type Finding struct {
 	peers  map[Peer]int
 	rates  map[Peer][2]uint64 // segments sent again, and all
 	owners map[Owner]int
-	netns  map[uint32]bool
 }
 
 // Peer is the other end, or of what is asked for here the port on this host.
@@ -184,7 +183,7 @@ func (f *findings) finding(r *rule) *Finding {
 	if f.by[r] == nil {
 		f.by[r] = &Finding{
 			ID: r.id, Title: r.title, rule: r, Outcomes: map[Outcome]int{},
-			peers: map[Peer]int{}, rates: map[Peer][2]uint64{}, owners: map[Owner]int{}, netns: map[uint32]bool{},
+			peers: map[Peer]int{}, rates: map[Peer][2]uint64{}, owners: map[Owner]int{},
 		}
 	}
 	return f.by[r]
@@ -226,7 +225,6 @@ func (f *Finding) add(s *story, v *verdict) {
 		}
 	}
 	tally(f.owners, s.owner)
-	f.netns[s.netns] = true
 	if v.missing != "" && !slices.Contains(f.Missing, v.missing) && len(f.Missing) < maxEvidence {
 		f.Missing = append(f.Missing, v.missing)
 	}
