@@ -70,9 +70,9 @@ demo: build ## build it, make real trouble in a throwaway namespace, and trace i
 	$(SUDO) ./tcptrace demo
 
 # One package at a time: the storm of one would overrun the tracefs witness of
-# another, which sees the whole machine.
+# another, which sees the whole machine. Tests mostly wait for timers.
 test: ## all tests, on the running kernel: private namespaces, real sockets, real loss
-	$(SUDO) env "PATH=$$PATH" $(GO) test -race -count 1 -p 1 -timeout 20m ./...
+	$(SUDO) env "PATH=$$PATH" $(GO) test -race -count 1 -p 1 -parallel 6 -timeout 20m ./...
 
 # Needs no root. VMFLAGS=-h lists what else can be set.
 test-kernels: ## the kernel tests on stock kernels in VMs; KERNELS="5.10 7.3" and RUN=regex choose
@@ -88,7 +88,7 @@ kernels-table: ## run TestShows on every kernel, and write the table in README.m
 
 release-check: lint check-generated test ## all that a release needs, with no kernel left out
 	$(GO) run ./internal/vm/testkernels -strict $(VMFLAGS)
-	$(GO) run ./internal/vm/testkernels -strict -kernels '5.10 6.18' -packages ./cmd/tcptrace -run '^TestRecordClockSteps$$' $(VMFLAGS)
+	$(GO) run ./internal/vm/testkernels -strict -kernels '5.10 6.18' -packages ./cmd/tcptrace -run '^TestRecord(ClockSteps|Suspend)$$' $(VMFLAGS)
 	$(GO) run ./internal/vm/testkernels -strict -kernels '$(STORY_KERNELS)' -run . $(STORY_TABLE) $(VMFLAGS)
 
 # The copy has another path, another time, no git, an empty build cache and

@@ -454,8 +454,52 @@ func TestRecordNoBPFFS(t *testing.T) {
 // When the clock is set, events before and after have the time that it showed
 // then.
 func TestRecordClockSteps(t *testing.T) {
+	var steps []func(*testing.T)
+	for _, by := range []time.Duration{time.Hour, -2 * time.Hour, time.Hour} {
+		steps = append(steps, func(t *testing.T) {
+			ts := unix.NsecToTimespec(time.Now().Add(by).UnixNano())
+			if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	recordAcross(t, steps)
+}
+
+// The same when the machine was suspended in between, which CLOCK_MONOTONIC
+// knows nothing of. The clock of its hardware has it wake up.
+func TestRecordSuspend(t *testing.T) {
+	suspend := func(t *testing.T) {
+		before := slept(t)
+		for _, to := range [][2]string{{"/sys/class/rtc/rtc0/wakealarm", "+3"}, {"/sys/power/mem_sleep", "deep"}, {"/sys/power/state", "mem"}} {
+			if err := os.WriteFile(to[0], []byte(to[1]), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := slept(t) - before; d < time.Second {
+			t.Fatalf("it slept for %v", d)
+		}
+	}
+	recordAcross(t, []func(*testing.T){suspend})
+}
+
+// slept is how long this machine was suspended.
+func slept(t *testing.T) time.Duration {
+	t.Helper()
+	var now [2]unix.Timespec
+	for i, clock := range []int32{unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME} {
+		if err := unix.ClockGettime(clock, &now[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return time.Duration(now[1].Nano() - now[0].Nano())
+}
+
+// recordAcross records a little before, between and after steps of the clock.
+func recordAcross(t *testing.T, steps []func(*testing.T)) {
+	t.Helper()
 	if os.Getenv(labtest.NoBlindSpot) == "" {
-		t.Skip("it sets the clock: only in VMs, by make test-kernels PACKAGES=./cmd/tcptrace RUN=TestRecordClockSteps")
+		t.Skipf("it changes the machine's clock: only in VMs, by make test-kernels PACKAGES=./cmd/tcptrace RUN=%s", t.Name())
 	}
 	self, err := os.Executable() // there is no compiler in a VM
 	if err != nil {
@@ -481,11 +525,8 @@ func TestRecordClockSteps(t *testing.T) {
 		}
 	}
 	connect()
-	for _, by := range []time.Duration{time.Hour, -2 * time.Hour, time.Hour} {
-		ts := unix.NsecToTimespec(time.Now().Add(by).UnixNano())
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-			t.Fatal(err)
-		}
+	for _, step := range steps {
+		step(t)
 		connect()
 	}
 	p.signal(syscall.SIGINT)

@@ -75,7 +75,8 @@ func TestOwner(t *testing.T) {
 				if t.Failed() || len(s.missing) == 0 {
 					return
 				}
-				if missed == 0 && !s.hidden {
+				// On an emulated machine a look at who has a socket may come too late.
+				if missed == 0 && !s.hidden && os.Getenv(slow) == "" {
 					t.Error(strings.Join(s.missing, "\n"))
 					return
 				}

@@ -65,7 +65,7 @@ var errSilent = errors.New("the machine printed nothing")
 // silence is how long a machine may take to print something.
 const silence = 60 * time.Second
 
-// boot runs the machine until it powers itself off. It is killed when the context ends, when it prints nothing for long
+// boot runs the machine until it ends itself. It is killed when the context ends, when it prints nothing for long
 // from the start (errSilent), and when this process dies.
 func (m Machine) boot(ctx context.Context) error {
 	for _, f := range []string{m.Console, m.Results} {

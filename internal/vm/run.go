@@ -28,6 +28,8 @@ type Options struct {
 	Packages []string
 	// Run selects tests by -test.run; empty: those that the kernel is meant to run.
 	Run string
+	// Skip leaves out tests by -test.skip.
+	Skip string
 	// Brief are the names of kernels that run, if Run is empty, only what shows how a kernel differs from others.
 	Brief []string
 	// Parallel is -test.parallel; CPUs and MemoryMB are each machine's, Machines is how many run at a time.
@@ -111,6 +113,9 @@ func (r *Runner) test(ctx context.Context, k Kernel, tree *Tree) *Result {
 	if r.brief(k) {
 		res.Notes = append(res.Notes, k.Name+" ran only what shows how it differs")
 	}
+	if r.o.Skip != "" && k.Run == "" {
+		res.Notes = append(res.Notes, k.Name+" was spared "+r.o.Skip)
+	}
 	start := time.Now()
 	if err := r.attempt(ctx, k, tree, res); err != nil {
 		res.fail("the run", err.Error())
@@ -171,10 +176,10 @@ func (r *Runner) plan(k Kernel, b *build) wire.Plan {
 		"TCPTRACE_TEST_NO_BLIND_SPOT=1", // stock kernels show BPF programs everything
 		"TCPTRACE_TEST_SLOW=1",          // timers outrun what they wait for
 	}}
-	run, skip := r.o.Run, ""
+	run, skip := r.o.Run, r.o.Skip
 	if run == "" {
 		// These are about user space, take long here, and run on every host.
-		run, skip = k.Run, "^(TestBacklog|TestClose|TestHealthy|TestFindings.*)$"
+		run, skip = k.Run, strings.TrimPrefix(skip+"|^(TestBacklog|TestClose|TestHealthy|TestFindings.*)$", "|")
 		if r.brief(k) {
 			run = "^(TestShows|TestScenarios|TestSettings|TestRun)$"
 		}

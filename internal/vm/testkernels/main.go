@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	kernels := fs.String("kernels", "", "the kernels, as in \"5.10 arm64\"; all if empty")
 	packages := fs.String("packages", "./internal/live ./internal/doctor", "the packages whose tests are run")
 	fs.StringVar(&o.Run, "run", "", "run only the tests that match, as \"go test -run\" does")
+	fs.StringVar(&o.Skip, "skip", "", "leave out the tests that match, as \"go test -skip\" does")
 	few := fs.String("brief", "", "of these `kernels`, run only what shows how they differ from others")
 	strict := fs.Bool("strict", false, "fail if a kernel could not be fetched")
 	summary := fs.String("summary", "", "also write the last lines to this `file`")
