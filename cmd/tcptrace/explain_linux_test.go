@@ -8,12 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/tcptrace/tcptrace/internal/lab"
 	"github.com/tcptrace/tcptrace/internal/lab/labtest"
+	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
 // report is what the tests read of explain's JSON.
@@ -21,6 +24,7 @@ type report struct {
 	Findings []struct {
 		ID       string
 		Count    int
+		Counters []events.Counter
 		Settings map[string]string
 		Owners   []struct{ PID int }
 	}
@@ -91,5 +95,50 @@ func checkReport(t *testing.T, b []byte) {
 	}
 	if f.Settings["net.ipv4.tcp_retries2"] == "" {
 		t.Errorf("settings: %v", f.Settings)
+	}
+}
+
+// TestExplainCounters: what the kernel counted of handshakes that a full accept
+// queue turned away stands beside the finding, live and in a recording.
+func TestExplainCounters(t *testing.T) {
+	ns := labtest.Namespace(t)
+	place, err := ns.Loopback(lab.V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, dir := tempFile(t), t.TempDir()
+	own, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := launchAt(t, own, out, nil, "explain", "-o", "json", "--netns", fmt.Sprint(ns.Inum()))
+	w := launchAt(t, own, tempFile(t), nil, "record", dir, "--netns", fmt.Sprint(ns.Inum()))
+	facts, err := lab.AcceptQueueFull(t.Context(), place, lab.AcceptQueueFullOptions{Clients: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*tool{p, w} {
+		p.signal(syscall.SIGINT)
+		if code := p.end(); code != 0 {
+			t.Fatalf("exit code %d: %s", code, p.said.String())
+		}
+	}
+	live, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := exec.Command(own, "explain", "-q", "-o", "json", dir).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []events.Counter{{NetNS: ns.Inum(), Counter: "ListenOverflows", Rise: facts.Server["ListenOverflows"]}}
+	for _, b := range [][]byte{live, again} {
+		var r report
+		if err := json.Unmarshal(b, &r); err != nil {
+			t.Fatalf("%v: %s", err, b)
+		}
+		if len(r.Findings) != 1 || !slices.Equal(r.Findings[0].Counters, want) || want[0].Rise < 3 {
+			t.Errorf("want %+v: %s", want, b)
+		}
 	}
 }

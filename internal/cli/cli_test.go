@@ -46,13 +46,11 @@ type source struct {
 	settingsErr error
 }
 
-func (s *source) Memory() (uint64, error)  { return 0, nil }
-func (s *source) Skipped() (uint64, error) { return s.skipped, nil }
-func (s *source) Reasons() []string        { return nil }
-func (s *source) Overlooked() string       { return s.overlooked }
-func (s *source) Audit() ([]events.Audit, int, error) {
-	return nil, 0, nil
-}
+func (s *source) Memory() (uint64, error)     { return 0, nil }
+func (s *source) Skipped() (uint64, error)    { return s.skipped, nil }
+func (s *source) Reasons() []string           { return nil }
+func (s *source) Overlooked() string          { return s.overlooked }
+func (s *source) Audit(*events.Summary) error { return nil }
 func (s *source) Settings(netns []uint32) (list []events.Settings, err error) {
 	for _, set := range s.settings {
 		if slices.Contains(netns, set.NetNS) {

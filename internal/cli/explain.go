@@ -237,6 +237,7 @@ func (a *app) printReport(f *streamFlags, x *explainer, sum *events.Summary, src
 		end = time.Time{} // what came after the last one was not looked at
 	}
 	r := x.report(end)
+	r.Count(sum.Counters)
 	v := explain.View{Color: f.colored(a), NoHeader: f.noHeader, Watched: x.watched, Whole: f.explain.chosen()}
 	if a.env.Width != nil {
 		v.Width = a.env.Width(a.env.Stdout)

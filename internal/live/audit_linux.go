@@ -39,6 +39,11 @@ const (
 	tcpAbortFailed = "TCPAbortFailed" // which OutRsts counts too
 )
 
+// told are those of what has no event: SYNs and last ACKs of handshakes that met
+// a full accept queue, SYNs that met a full SYN queue, and segments for a
+// connection in TIME_WAIT whose timestamps are old. Not every kernel has all.
+var told = [...]string{"ListenOverflows", "TCPReqQFullDrop", "PAWSTimewait"}
+
 // auditor sets beside each other what the kernel counted in each network
 // namespace and what the kernel side counted there before any filter. Between
 // two readings both counted the same events, but for those that came while one
@@ -88,6 +93,7 @@ type counters struct {
 	netns                uint32
 	retransSegs, outRsts uint64
 	early, late          ext
+	told                 [len(told)]uint64
 	note                 string // why they are not known; "" if they are
 }
 
@@ -100,16 +106,22 @@ func (a *auditor) start() (err error) {
 	return err
 }
 
-// finish makes the last reading, and judges. It is the first of the next audit.
-func (a *auditor) finish() (rows []events.Audit, checked int, err error) {
+// finish makes the last reading, and sets in sum what it says of the time since
+// the first. It is the first of the next audit.
+func (a *auditor) finish(sum *events.Summary) error {
 	last, err := a.read(lastReading)
 	if err != nil {
-		return nil, 0, err
+		return err
 	}
-	rows, checked = a.judge(a.first, last)
+	a.sum(last, sum)
 	err = a.forget(last)
 	a.first = last
-	return rows, checked, err
+	return err
+}
+
+func (a *auditor) sum(last *reading, s *events.Summary) {
+	s.Audit, s.Checked = a.judge(a.first, last)
+	s.Counters = a.rises(a.first, last)
 }
 
 // forget makes room for other namespaces: it takes back the counts of those that
@@ -299,20 +311,20 @@ func dwellerOf(b []byte) dweller {
 // right.
 func (a *auditor) readCounters(task string, netns uint32) counters {
 	c := counters{netns: netns}
-	err := a.readExt(task, &c.early)
+	err := a.readExt(task, &c.early, &c.told)
 	if err == nil {
-		err = a.readFile(task, "snmp", 2, func(name string) *uint64 {
+		err = a.readFile(task, "snmp", 2, func(name string) (*uint64, bool) {
 			switch name {
 			case retransSegs:
-				return &c.retransSegs
+				return &c.retransSegs, true
 			case outRsts:
-				return &c.outRsts
+				return &c.outRsts, true
 			}
-			return nil
+			return nil, false
 		})
 	}
 	if c.late = c.early; err == nil && (a.resets || !a.outcomes) {
-		err = a.readExt(task, &c.late)
+		err = a.readExt(task, &c.late, nil)
 	}
 	if err != nil {
 		return counters{netns: netns, note: noteUnreadable}
@@ -320,24 +332,27 @@ func (a *auditor) readCounters(task string, netns uint32) counters {
 	return c
 }
 
-// readExt reads what is in netstat.
-func (a *auditor) readExt(task string, x *ext) error {
-	return a.readFile(task, "netstat", 3, func(name string) *uint64 {
+// readExt reads what is in netstat, and told if it is not nil.
+func (a *auditor) readExt(task string, x *ext, also *[len(told)]uint64) error {
+	return a.readFile(task, "netstat", 3, func(name string) (*uint64, bool) {
 		switch name {
 		case tcpSynRetrans:
-			return &x.synRetrans
+			return &x.synRetrans, true
 		case tcpRetransFail:
-			return &x.retransFail
+			return &x.retransFail, true
 		case tcpAbortFailed:
-			return &x.abortFailed
+			return &x.abortFailed, true
 		}
-		return nil
+		if i := slices.Index(told[:], name); i >= 0 && also != nil {
+			return &also[i], false
+		}
+		return nil, false
 	})
 }
 
-// readFile sets those n counters of TCP in a file of /proc for which find knows
-// a place.
-func (a *auditor) readFile(task, file string, n int, find func(name string) *uint64) error {
+// readFile sets those counters of TCP in a file of /proc for which find knows a
+// place, n of which must be there.
+func (a *auditor) readFile(task, file string, n int, find func(name string) (at *uint64, must bool)) error {
 	text, err := os.ReadFile("/proc/" + task + "/net/" + file)
 	if err != nil {
 		return err
@@ -346,8 +361,11 @@ func (a *auditor) readFile(task, file string, n int, find func(name string) *uin
 		if group != "Tcp" && group != "TcpExt" {
 			return
 		}
-		if at := find(name); at != nil {
+		at, must := find(name)
+		if at != nil {
 			*at = value
+		}
+		if must {
 			n--
 		}
 	})
@@ -377,6 +395,25 @@ type span struct {
 	note                string // why k1 is not known; "" if it is
 	failLeast, failMost uint64 // of TCPRetransFail
 	abortMost           uint64 // of TCPAbortFailed
+}
+
+// rises are those of the counters that tell of what has no event.
+func (a *auditor) rises(first, last *reading) (list []events.Counter) {
+	for key, now := range last.kernel {
+		then, known := first.kernel[key]
+		if now.note != "" || then.note != "" || !known && first.alive[key] {
+			continue
+		}
+		for i, name := range told { // a new namespace began with 0
+			if n := less(now.told[i], then.told[i]); n > 0 {
+				list = append(list, events.Counter{NetNS: now.netns, Counter: name, Rise: n})
+			}
+		}
+	}
+	slices.SortFunc(list, func(x, y events.Counter) int {
+		return cmp.Or(cmp.Compare(x.NetNS, y.NetNS), cmp.Compare(x.Counter, y.Counter))
+	})
+	return list
 }
 
 // judge compares two readings. It leaves out namespaces in which nothing

@@ -39,7 +39,8 @@ func rowsOf(audit []events.Audit, netns uint32) map[string]events.Audit {
 
 // checkAudit compares the audit of a namespace with what the kernel counted
 // there, and with what the machine hid from BPF.
-func checkAudit(t *verdict, rows map[string]events.Audit, delta map[string]uint64, blind []labtest.TraceEvent) {
+func checkAudit(t *verdict, sum *events.Summary, netns uint32, delta map[string]uint64, blind []labtest.TraceEvent) {
+	rows := rowsOf(sum.Audit, netns)
 	hidden := map[string]uint64{}
 	for _, b := range blind {
 		switch b.Name {
@@ -49,6 +50,12 @@ func checkAudit(t *verdict, rows map[string]events.Audit, delta map[string]uint6
 			hidden["RetransSegs"] += 1 << 16 // a bunch of any size
 			hidden["TCPSynRetrans"]++
 			hidden["TCPRetransFail"] += 1 << 16
+		}
+	}
+	for _, counter := range []string{"ListenOverflows", "TCPReqQFullDrop", "PAWSTimewait"} {
+		i := slices.IndexFunc(sum.Counters, func(c events.Counter) bool { return c.NetNS == netns && c.Counter == counter })
+		if rise := delta[counter]; i < 0 && rise > 0 || i >= 0 && sum.Counters[i].Rise != rise {
+			t.Differs("%s rose by %d, the summary says %+v", counter, rise, sum.Counters)
 		}
 	}
 	for counter, a := range rows {
@@ -158,7 +165,7 @@ func audited(t *testing.T, tr *tracer, place lab.Place, run trouble, name string
 		t.Logf("%s: %v", name, err) // its counters stay right
 		return true
 	}
-	list, err := end()
+	sum, err := end()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,9 +177,9 @@ func audited(t *testing.T, tr *tracer, place lab.Place, run trouble, name string
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := rowsOf(list, place.Client.Inum())
+	rows := rowsOf(sum.Audit, place.Client.Inum())
 	v := new(verdict)
-	checkAudit(v, rows, facts.Client, blind)
+	checkAudit(v, sum, place.Client.Inum(), facts.Client, blind)
 	wrong := append(v.wrong, v.other...)
 	report := t.Errorf
 	if now > skipped || os.Getenv(slow) != "" && len(v.wrong) == 0 {
@@ -310,11 +317,11 @@ func TestAuditParts(t *testing.T) {
 		}
 		for _, n := range []int{2, 0, 3} {
 			refuseIn(t, ns, n)
-			rows, checked, err := tr.src.Audit()
-			if err != nil || checked < 2 { // the own one, too
-				t.Fatalf("%d checked, %v", checked, err)
+			var sum events.Summary
+			if err := tr.src.Audit(&sum); err != nil || sum.Checked < 2 { // the own one, too
+				t.Fatalf("%d checked, %v", sum.Checked, err)
 			}
-			part(uint64(n), rows)
+			part(uint64(n), sum.Audit)
 		}
 		refuseIn(t, ns, 1)
 		tr.finish(t)
@@ -330,12 +337,12 @@ func TestAuditForgets(t *testing.T) {
 		tr := startFiltered(t, []events.Type{events.Reset}, filter.Kernel{UIDs: []uint32{4242}})
 		audit := func() map[uint32]events.Audit {
 			t.Helper()
-			rows, _, err := tr.src.Audit()
-			if err != nil {
+			var sum events.Summary
+			if err := tr.src.Audit(&sum); err != nil {
 				t.Fatal(err)
 			}
 			m := map[uint32]events.Audit{}
-			for _, r := range rows {
+			for _, r := range sum.Audit {
 				m[r.NetNS] = r
 			}
 			return m
@@ -414,11 +421,11 @@ func TestAuditBusy(t *testing.T) {
 			t.Fatal(err)
 		}
 		rises(least)
-		list, err := end()
+		sum, err := end()
 		if err != nil {
 			t.Fatal(err)
 		}
-		a = rowsOf(list, place.Client.Inum())["OutRsts"]
+		a = rowsOf(sum.Audit, place.Client.Inum())["OutRsts"]
 	}
 	stop()
 	if err := <-done; !errors.Is(err, context.Canceled) {

@@ -17,19 +17,20 @@ import (
 
 // AuditFrom begins an audit of some namespaces in a stream under way. What it
 // returns ends it.
-func AuditFrom(src Source, netns ...uint32) (end func() ([]events.Audit, error), err error) {
+func AuditFrom(src Source, netns ...uint32) (end func() (*events.Summary, error), err error) {
 	a := *src.(*source).audit
 	a.wanted = netns
 	if err := a.start(); err != nil {
 		return nil, err
 	}
-	return func() ([]events.Audit, error) {
+	return func() (*events.Summary, error) {
 		last, err := a.read(lastReading) // without finish: others audit the same stream
 		if err != nil {
 			return nil, err
 		}
-		rows, _ := a.judge(a.first, last)
-		return rows, nil
+		sum := new(events.Summary)
+		a.sum(last, sum)
+		return sum, nil
 	}, nil
 }
 

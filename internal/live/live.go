@@ -27,8 +27,9 @@ type Source interface {
 	// same CPU was in the middle of it: as many events may be missing.
 	Skipped() (uint64, error)
 	// Audit ends the audit under way and begins another: the counts that come
-	// at the end are of what came after. checked is as in [events.Summary].
-	Audit() (rows []events.Audit, checked int, err error)
+	// at the end are of what came after. It sets what a summary says of the
+	// kernel's counters.
+	Audit(*events.Summary) error
 	// Settings gives the settings that these network namespaces have now. Those
 	// without a process are left out, and all if [Options.Settings] was not set
 	// or the kernel refuses.

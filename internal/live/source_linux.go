@@ -33,8 +33,7 @@ type source struct {
 	dwellers *link.Iter     // over all threads' namespaces; nil if the kernel refuses it
 	settings *link.Iter     // over the settings of namespaces; nil if nobody asks for them, or the kernel refuses it
 	audit    *auditor       // nil unless what is traced is counted by the kernel, too
-	audited  []events.Audit // of the last part
-	checked  int            // namespaces
+	proof    events.Summary // of the last part: what the kernel's counters say
 
 	notLoaded []*hook // optional ones whose module was not loaded at the start
 
@@ -137,7 +136,7 @@ func (s *source) appendLost(batch []events.Event, boot uint64, lost uint32) []ev
 // Counts implements [pipeline.Source]. Where the kernel no longer answers,
 // which it does as long as the map is open, it gives what it knows.
 func (s *source) Counts() pipeline.Counts {
-	c := pipeline.Counts{Merged: s.merge.Merged, Audit: s.audited, Checked: s.checked}
+	c := pipeline.Counts{Merged: s.merge.Merged, Audit: s.proof.Audit, Checked: s.proof.Checked, Counters: s.proof.Counters}
 	skipped, counting, err := s.skips()
 	if err == nil {
 		c.Skipped, c.SkippedCounting = skipped, counting
@@ -178,17 +177,17 @@ func (s *source) finish() error {
 	}
 	var err error
 	if s.audit != nil {
-		s.audited, s.checked, err = s.audit.finish()
+		err = s.audit.finish(&s.proof)
 	}
 	return errors.Join(err, s.detach(), s.spool.flush())
 }
 
 // Audit implements [Source].
-func (s *source) Audit() ([]events.Audit, int, error) {
+func (s *source) Audit(sum *events.Summary) error {
 	if s.audit == nil {
-		return nil, 0, nil
+		return nil
 	}
-	return s.audit.finish()
+	return s.audit.finish(sum)
 }
 
 // detach takes the programs off the tracepoints and waits until none of them

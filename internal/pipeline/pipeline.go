@@ -43,6 +43,7 @@ type Counts struct {
 	Skipped, SkippedCounting uint64
 	Audit                    []events.Audit
 	Checked                  int
+	Counters                 []events.Counter
 
 	// Of a recording, how long it took; else Run looks at the clock.
 	Recorded bool
@@ -205,6 +206,7 @@ func (r *run) summary(c Counts) events.Summary {
 		SkippedCounting: c.SkippedCounting,
 		Audit:           c.Audit,
 		Checked:         c.Checked,
+		Counters:        c.Counters,
 	}
 	if c.Recorded {
 		s.Elapsed = c.Elapsed

@@ -50,9 +50,9 @@ const (
 
 // Teller is what a source may tell beside its events. Either may be nil.
 type Teller struct {
-	// Audit ends the audit under way, and begins the next. Rows are as in
-	// [events.Summary], checked counts the namespaces.
-	Audit func() (rows []events.Audit, checked int, err error)
+	// Audit ends the audit under way, and begins the next: it sets what a
+	// summary says of the kernel's counters.
+	Audit func(*events.Summary) error
 	// Settings are those of some namespaces, as far as they are known.
 	Settings func(netns []uint32) ([]events.Settings, error)
 	// Again is after how long those of a namespace are asked for again, if it
@@ -364,8 +364,7 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 	own := since(&soFar, &r.before)
 	own.Elapsed = now.Sub(r.began)
 	if r.tell.Audit != nil {
-		var err error
-		if own.Audit, own.Checked, err = r.tell.Audit(); err != nil {
+		if err := r.tell.Audit(&own); err != nil {
 			r.o.Warn(fmt.Sprintf("a file has no audit: %v", err))
 		}
 	}
@@ -396,7 +395,7 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 	r.changed.Broadcast()
 	r.before, r.began = soFar, now
 	r.files++
-	r.addAudit(&own)
+	r.audit.AddProof(&own)
 	clear(r.nets)
 	r.last, r.unseen = 0, false
 	return r.err
@@ -409,9 +408,9 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 	if r.files > 1 {
 		own = since(sum, &r.before)
 		own.Elapsed = r.o.now().Sub(r.began)
-		own.Audit, own.Checked = sum.Audit, sum.Checked
+		own.TakeProof(sum)
 	}
-	r.addAudit(&own)
+	r.audit.AddProof(&own)
 	r.mu.Lock()
 	if r.err == nil {
 		last := r.pieces[len(r.pieces)-1]
@@ -490,12 +489,7 @@ func (r *Recorder) Written() (bytes int64, files int) {
 
 // SumAudits makes the audit of s, the summary given to Finish, that of all
 // files.
-func (r *Recorder) SumAudits(s *events.Summary) { s.Audit, s.Checked = r.audit.Audit, r.audit.Checked }
-
-func (r *Recorder) addAudit(s *events.Summary) {
-	r.audit.Audit = events.AddAudits(r.audit.Audit, s.Audit)
-	r.audit.Checked = max(r.audit.Checked, s.Checked)
-}
+func (r *Recorder) SumAudits(s *events.Summary) { s.TakeProof(&r.audit) }
 
 // run writes what the pieces got.
 func (r *Recorder) run() {

@@ -429,9 +429,11 @@ func TestRotateBySize(t *testing.T) {
 	if err := os.Symlink("notes.txt", filepath.Join(dir, "2020-01-01T00-00-00.000Z.tcptrace")); err != nil {
 		t.Fatal(err)
 	}
-	tell := Teller{Audit: func() ([]events.Audit, int, error) {
+	tell := Teller{Audit: func(s *events.Summary) error {
 		audits++
-		return []events.Audit{{NetNS: 7, Counter: "RetransSegs", Kernel: 1, Traced: 1, Verdict: events.Exact}}, 1, nil
+		s.Audit, s.Checked = []events.Audit{{NetNS: 7, Counter: "RetransSegs", Kernel: 1, Traced: 1, Verdict: events.Exact}}, 1
+		s.Counters = []events.Counter{{NetNS: 7, Counter: "ListenOverflows", Rise: 2}}
+		return nil
 	}}
 	if err := r.Start(recording.Info{}, tell); err != nil {
 		t.Fatal(err)
@@ -468,8 +470,8 @@ func TestRotateBySize(t *testing.T) {
 	}
 	r.SumAudits(&sum)
 	_, rotated := r.Written()
-	if rotated < 5 || audits != rotated-1 || sum.Audit[0].Kernel != uint64(rotated) {
-		t.Errorf("%d files, %d audits, %+v", rotated, audits, sum.Audit)
+	if rotated < 5 || audits != rotated-1 || sum.Audit[0].Kernel != uint64(rotated) || sum.Counters[0].Rise != 2*uint64(audits) {
+		t.Errorf("%d files, %d audits, %+v", rotated, audits, sum)
 	}
 	_, files := folderSize(t, dir)
 	total := 0

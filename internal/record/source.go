@@ -473,7 +473,7 @@ func (s *Source) Settings(netns []uint32) ([]events.Settings, error) {
 func (s *Source) Counts() pipeline.Counts {
 	c := pipeline.Counts{
 		Filtered: s.sum.Filtered, Merged: s.sum.Merged, Lost: s.sum.Lost,
-		Skipped: s.sum.Skipped, SkippedCounting: s.sum.SkippedCounting, Audit: s.sum.Audit, Checked: s.sum.Checked,
+		Skipped: s.sum.Skipped, SkippedCounting: s.sum.SkippedCounting, Audit: s.sum.Audit, Checked: s.sum.Checked, Counters: s.sum.Counters,
 		Recorded: true, Elapsed: s.sum.Elapsed,
 	}
 	c.Produced = s.read + c.Filtered + c.Merged + c.Lost

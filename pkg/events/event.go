@@ -176,6 +176,16 @@ type Summary struct {
 	// which nothing happened; Checked counts all of which a counter was compared.
 	Audit   []Audit `json:"audit"`
 	Checked int     `json:"audited_netns"`
+	// Counters are others that rose meanwhile: they tell of what has no event.
+	Counters []Counter `json:"counters,omitempty"`
+}
+
+// Counter is by how much one of the kernel's counters rose in one network
+// namespace.
+type Counter struct {
+	NetNS   uint32 `json:"netns"`   // inode number
+	Counter string `json:"counter"` // the kernel's name, such as ListenOverflows
+	Rise    uint64 `json:"rise"`
 }
 
 // Audit sets one of the kernel's counters in one network namespace beside what

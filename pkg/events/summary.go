@@ -15,7 +15,6 @@ func (s *Summary) Add(o *Summary) {
 	s.Elapsed += o.Elapsed
 	s.Skipped += o.Skipped
 	s.SkippedCounting += o.SkippedCounting
-	s.Checked = max(s.Checked, o.Checked)
 	for _, k := range o.ByKind {
 		i := slices.IndexFunc(s.ByKind, func(have KindCount) bool { return have.Name == k.Name })
 		if i < 0 {
@@ -24,7 +23,44 @@ func (s *Summary) Add(o *Summary) {
 		}
 		s.ByKind[i].Count += k.Count
 	}
+	s.AddProof(o)
+}
+
+// AddProof adds what the kernel's counters say of another part of the stream:
+// see [AddAudits].
+func (s *Summary) AddProof(o *Summary) {
+	s.Checked = max(s.Checked, o.Checked)
 	s.Audit = AddAudits(s.Audit, o.Audit)
+	s.Counters = addCounters(s.Counters, o.Counters)
+}
+
+// addCounters adds those of b to those of a that are of the same namespace, and
+// appends the others.
+func addCounters(a, b []Counter) []Counter {
+	if len(b) == 0 {
+		return a
+	}
+	of := func(c Counter) Counter { c.Rise = 0; return c }
+	at := make(map[Counter]int, len(a))
+	sum := slices.Clone(a)
+	for i, c := range a {
+		at[of(c)] = i
+	}
+	for _, c := range b {
+		i, known := at[of(c)]
+		if !known {
+			at[of(c)] = len(sum)
+			sum = append(sum, c)
+			continue
+		}
+		sum[i].Rise += c.Rise
+	}
+	return sum
+}
+
+// TakeProof takes over what the kernel's counters say of another summary.
+func (s *Summary) TakeProof(o *Summary) {
+	s.Audit, s.Checked, s.Counters = o.Audit, o.Checked, o.Counters
 }
 
 // AddAudits adds the rows of b to those of a that are about the same namespace

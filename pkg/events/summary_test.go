@@ -12,15 +12,20 @@ import (
 func TestAddSummaries(t *testing.T) {
 	s := Summary{
 		Events: 5, Filtered: 1, Merged: 2, Lost: 3, Elapsed: time.Second, Skipped: 1, SkippedCounting: 1, Checked: 4,
-		ByKind: []KindCount{{"rto", 2}, {"state", 3}},
+		ByKind: []KindCount{{"rto", 2}, {"state", 3}}, Counters: []Counter{{1, "ListenOverflows", 2}, {2, "ListenOverflows", 1}},
 	}
+	before := s
 	s.Add(&Summary{
 		Events: 10, Filtered: 10, Merged: 10, Lost: 10, Elapsed: time.Minute, Skipped: 10, SkippedCounting: 10, Checked: 3,
-		ByKind: []KindCount{{"fast", 1}, {"rto", 9}},
+		ByKind: []KindCount{{"fast", 1}, {"rto", 9}}, Counters: []Counter{{2, "ListenOverflows", 3}, {2, "PAWSTimewait", 4}},
 	})
 	want := Summary{
 		Events: 15, Filtered: 11, Merged: 12, Lost: 13, Elapsed: time.Minute + time.Second, Skipped: 11, SkippedCounting: 11, Checked: 4,
-		ByKind: []KindCount{{"rto", 11}, {"state", 3}, {"fast", 1}},
+		ByKind:   []KindCount{{"rto", 11}, {"state", 3}, {"fast", 1}},
+		Counters: []Counter{{1, "ListenOverflows", 2}, {2, "ListenOverflows", 4}, {2, "PAWSTimewait", 4}},
+	}
+	if before.Counters[1].Rise != 1 {
+		t.Error("what was added to changed in a copy")
 	}
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("got %+v\nwant %+v", s, want)

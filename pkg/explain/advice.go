@@ -58,7 +58,7 @@ func adviseRejected(*Finding) []string {
 func adviseQueue(f *Finding) []string {
 	return []string{
 		"ss -ltn has the queue (Recv-Q) and its limit (Send-Q): find out why the application does not call accept() - all workers busy, a long pause, a stuck event loop.",
-		fmt.Sprintf("a larger backlog in listen() (net.core.somaxconn bounds it%s) buys time, not speed. nstat -az TcpExtListenOverflows has all that was turned away: a SYN that comes when the queue is full is dropped without an event.", f.is("net.core.somaxconn")),
+		fmt.Sprintf("a larger backlog in listen() (net.core.somaxconn bounds it%s) buys time, not speed.", f.is("net.core.somaxconn")),
 	}
 }
 

@@ -5,6 +5,7 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,32 @@ func found(r *Report) string {
 		list = append(list, strings.TrimSpace(fmt.Sprintf("%s %s %s %d", f.ID, f.Outcome, f.Certainty, f.Count)))
 	}
 	return strings.Join(list, ", ")
+}
+
+// TestCount: counters that rose stand beside the finding in whose namespaces
+// they did, else in a note; of those that nobody knows nothing is said.
+func TestCount(t *testing.T) {
+	s := newScript(Options{})
+	e := conn(1, 7, "server")
+	e.Type, e.Kind, e.State, e.Phase, e.Attempt, e.RTO = events.Retransmit, events.KindSYNACK, events.SynRecv, events.PhaseConnect, 1, time.Second
+	e.AcceptQueue, e.AcceptQueueMax, e.Known = 2, 1, events.HasAcceptQueue|events.HasRTO
+	s.add(e)
+	r := s.g.Report(time.Time{})
+	if got := found(r); got != "accept-queue-full pending certain 1" {
+		t.Fatal(got)
+	}
+	before := len(r.Notes)
+	own := events.Counter{NetNS: e.NetNS, Counter: "ListenOverflows", Rise: 12}
+	r.Count([]events.Counter{
+		own, {NetNS: e.NetNS, Counter: "\x1b[2J", Rise: 1}, {NetNS: 9, Counter: "ListenOverflows", Rise: 3}, {NetNS: e.NetNS, Counter: "PAWSTimewait", Rise: 4},
+	})
+	if f := r.Findings[0]; !slices.Equal(f.Counters, []events.Counter{own}) {
+		t.Errorf("%+v", f.Counters)
+	}
+	if notes := r.Notes[before:]; len(notes) != 2 || !strings.HasPrefix(notes[0], "ListenOverflows rose by 3 in network namespace 9: SYNs, ") ||
+		!strings.HasPrefix(notes[1], "PAWSTimewait rose by 4 in network namespace 1: segments ") {
+		t.Errorf("%q", notes)
+	}
 }
 
 // TestSilence: that the time-out which was announced did not come means an

@@ -35,23 +35,24 @@ type (
 	}
 
 	jsonFinding struct {
-		ID         string         `json:"id"`
-		Title      string         `json:"title"`
-		Outcome    Outcome        `json:"outcome,omitempty"`
-		Outcomes   jsonCounts     `json:"outcomes"`
-		Certainty  Certainty      `json:"certainty"`
-		Count      int            `json:"count"`
-		First      string         `json:"first"`
-		Last       string         `json:"last"`
-		Peers      []jsonPeer     `json:"peers"`
-		MorePeers  int            `json:"more_peers,omitempty"`
-		Owners     []jsonTally    `json:"owners"`
-		MoreOwners int            `json:"more_owners,omitempty"`
-		Settings   jsonSettings   `json:"settings,omitempty"`
-		Cause      string         `json:"cause"`
-		Evidence   []jsonEvidence `json:"evidence"`
-		Missing    []string       `json:"missing,omitempty"`
-		Advice     []string       `json:"advice"`
+		ID         string           `json:"id"`
+		Title      string           `json:"title"`
+		Outcome    Outcome          `json:"outcome,omitempty"`
+		Outcomes   jsonCounts       `json:"outcomes"`
+		Certainty  Certainty        `json:"certainty"`
+		Count      int              `json:"count"`
+		First      string           `json:"first"`
+		Last       string           `json:"last"`
+		Peers      []jsonPeer       `json:"peers"`
+		MorePeers  int              `json:"more_peers,omitempty"`
+		Owners     []jsonTally      `json:"owners"`
+		MoreOwners int              `json:"more_owners,omitempty"`
+		Counters   []events.Counter `json:"counters,omitempty"`
+		Settings   jsonSettings     `json:"settings,omitempty"`
+		Cause      string           `json:"cause"`
+		Evidence   []jsonEvidence   `json:"evidence"`
+		Missing    []string         `json:"missing,omitempty"`
+		Advice     []string         `json:"advice"`
 	}
 
 	jsonPeer struct {
@@ -197,7 +198,7 @@ func (f *Finding) json() jsonFinding {
 	v := jsonFinding{
 		ID: f.ID, Title: f.Title, Outcome: f.Outcome, Outcomes: countsOf(f.Outcomes), Certainty: f.Certainty, Count: f.Count,
 		First: jsonTime(f.First), Last: jsonTime(f.Last), Peers: []jsonPeer{}, MorePeers: f.MorePeers, Owners: []jsonTally{}, MoreOwners: f.MoreOwners,
-		Settings: f.Settings, Cause: f.Cause, Evidence: []jsonEvidence{}, Missing: f.Missing, Advice: f.Advice,
+		Counters: f.Counters, Settings: f.Settings, Cause: f.Cause, Evidence: []jsonEvidence{}, Missing: f.Missing, Advice: f.Advice,
 	}
 	for _, p := range f.Peers {
 		v.Peers = append(v.Peers, jsonPeer{jsonAddr(p.Addr), p.Port, p.Local, p.Count, p.Again, p.Sent})

@@ -54,6 +54,7 @@ func made() *Report {
 					{after(15200 * time.Millisecond), 0x40000016c0288, "SYN_SENT -> CLOSE"},
 				},
 				Settings: []events.Setting{{Name: "net.ipv4.tcp_syn_retries", Value: "6 or 3"}, {Name: "net.ipv4.ip_local_port_range", Value: "32768 60999"}},
+				Counters: []events.Counter{{NetNS: 4026532177, Counter: "ListenOverflows", Rise: 12}},
 				Missing:  []string{"12 events of this time were lost"},
 				Advice:   []string{"ss -tan dst PEER | awk '{print $1}' shows what holds them.", "raise net.ipv4.tcp_syn_retries, see https://example.org/x."},
 			},
@@ -187,7 +188,7 @@ func TestNothing(t *testing.T) {
 	}
 	for want, v := range map[string]View{
 		"no connection in trouble in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events)\nnote: that\n":     {NoHeader: true},
-		"no such connection in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events)\nnote: that\n":           {Whole: true},
+		"no such connection in 1 min 30 s (all of it; 2026-01-31 14:02:11 to 14:03:41\nUTC; 2 events)\nnote: that\n":          {Whole: true, Width: 80},
 		"## no such connection in 1 min 30 s\n\nall of it; 2026-01-31 14:02:11 to 14:03:41 UTC; 2 events\n\n*Note:* that\n\n": {Whole: true, More: "md"},
 	} {
 		v.Location, v.Watched = time.UTC, "all of it"
@@ -227,6 +228,7 @@ func poison(s string) *Report {
 			f.Evidence[i].Text += s
 		}
 		f.Settings = append(f.Settings, events.Setting{Name: s, Value: s})
+		f.Counters = append(f.Counters, events.Counter{NetNS: 1, Counter: s, Rise: 1})
 		f.Missing = append(f.Missing, s)
 		f.Advice = append(f.Advice, s)
 	}

@@ -39,6 +39,7 @@ type Finding struct {
 	MoreOwners  int
 	Cause       string // of one of them, in its numbers
 	Evidence    []Evidence
+	Counters    []events.Counter // that rose in these connections' namespaces: see [Report.Count]
 	Settings    []events.Setting
 	Missing     []string
 	Advice      []string
@@ -376,6 +377,45 @@ func (g *Engine) Report(end time.Time) *Report {
 		r.Notes = append(r.Notes, fmt.Sprintf("%s beyond the first %d are counted without their timelines; --connection or a filter chooses", plural(r.Unlisted, "connection"), maxListed))
 	}
 	return r
+}
+
+// counted are the kernel's counters of what has no event, and what they count.
+var counted = map[string]string{
+	"ListenOverflows": "SYNs, and last steps of handshakes, that met a full accept queue (ss -ltn shows which: Recv-Q above Send-Q)",
+	"TCPReqQFullDrop": "SYNs that met a full SYN queue (net.ipv4.tcp_max_syn_backlog, tcp_syncookies)",
+	"PAWSTimewait":    "segments for connections in TIME_WAIT whose timestamps were too old: ports used again, as in timewait-collision",
+}
+
+// Count adds to the findings by how much counters rose that count the same, in
+// the namespaces of their connections, and to the notes those of which there is
+// no finding. Counters that nobody knows are left out.
+func (r *Report) Count(list []events.Counter) {
+	for _, c := range list {
+		what, known := counted[c.Counter]
+		if !known {
+			continue
+		}
+		told := false
+		for _, f := range r.Findings {
+			if !slices.Contains(f.rule.counters, c.Counter) {
+				continue
+			}
+			for o := range f.owners {
+				if o.NetNS == c.NetNS {
+					f.Counters = append(f.Counters, c)
+					told = true
+					break
+				}
+			}
+		}
+		if !told {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: %s", rose(&c), what))
+		}
+	}
+}
+
+func rose(c *events.Counter) string {
+	return fmt.Sprintf("%s rose by %d in network namespace %d", c.Counter, c.Rise, c.NetNS)
 }
 
 // finish makes lists of the tallies.

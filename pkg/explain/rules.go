@@ -48,16 +48,19 @@ type rule struct {
 	title    string   // in a phrase
 	over     []string // findings of the same connection that it explains, too
 	echoes   []string // findings of the other end, on this host, that explain this one
-	settings []string // sysctls that decide, without net.ipv4.tcp_
+	settings []string // sysctls that decide, without net.ipv4.
+	counters []string // the kernel's, that count the same
 	judge    func(*Engine, *story) *verdict
 	advice   func(*Finding) []string
 	weight   int // how much one connection counts in the order of findings
+
+	overs uint64 // over as bits, by the place in rules
 }
 
 // rules are in the order in which they are asked, the more specific first. A
 // finding is left out if one before it on the same connection explains it.
 // docs/findings.md has a page for each.
-var rules = []*rule{
+var rules = linked([]*rule{
 	{
 		id: "send-failed", title: "this host could not send", weight: 5, judge: sendFailed, advice: adviseSendFailed,
 		over: []string{"connect-timeout", "nat-reuse", "syn-ack-unanswered", "stalled", "user-timeout", "orphan-fin", "rto-floor", "loss"},
@@ -70,7 +73,7 @@ var rules = []*rule{
 	{
 		id: "timewait-collision", title: "a port was used again while the server remembered its last connection (TIME_WAIT)", weight: 4,
 		judge: timeWaitCollision, advice: adviseTimeWait, over: []string{"connect-timeout", "nat-reuse", "reset-by-peer"},
-		settings: []string{"tcp_timestamps", "tcp_tw_reuse", "ip_local_port_range", "tcp_rfc1337"},
+		settings: []string{"tcp_timestamps", "tcp_tw_reuse", "ip_local_port_range"},
 	},
 	{
 		id: "rejected-by-firewall", title: "this host's firewall rejected packets with a reset", weight: 4, judge: rejected, advice: adviseRejected,
@@ -80,6 +83,7 @@ var rules = []*rule{
 		id: "accept-queue-full", title: "a listener's accept queue is full: the application accepts too slowly", weight: 6, judge: queueFull, advice: adviseQueue,
 		over:     []string{"syn-ack-unanswered", "reset-by-peer", "stalled"},
 		settings: []string{"net.core.somaxconn", "tcp_max_syn_backlog", "tcp_abort_on_overflow", "tcp_synack_retries", "tcp_syncookies"},
+		counters: []string{"ListenOverflows"},
 	},
 	{
 		id: "refused", title: "nothing listens on the port", weight: 3, judge: refused, advice: adviseRefused,
@@ -172,6 +176,17 @@ var rules = []*rule{
 			"data-after-close", "aborted", "unknown-connection", "reset-sent", "read-timeout-too-short", "user-timeout", "stalled", "send-failed",
 		},
 	},
+})
+
+func linked(list []*rule) []*rule {
+	for _, r := range list {
+		for i, other := range list {
+			if slices.Contains(r.over, other.id) {
+				r.overs |= 1 << i
+			}
+		}
+	}
+	return list
 }
 
 // Findings lists the ids of all findings, in the order in which they suppress
@@ -210,16 +225,17 @@ func (g *Engine) judge(s *story) []verdict {
 
 // ask asks the rules about one end alone.
 func (g *Engine) ask(s *story) (list []verdict) {
-	for _, r := range rules {
+	explained := uint64(0)
+	for i, r := range rules {
 		if r.id == "closed-with-error" && len(list) > 0 {
 			break
 		}
-		explained := slices.ContainsFunc(list, func(v verdict) bool { return slices.Contains(v.rule.over, r.id) })
-		if explained {
+		if explained&(1<<i) != 0 {
 			continue
 		}
 		if v := r.judge(g, s); v != nil {
 			v.rule = r
+			explained |= r.overs
 			if g.lost > 0 && v.missing == "" {
 				v.missing = fmt.Sprintf("%s of this time were lost", plural(int(g.lost), "event"))
 			}

@@ -5,6 +5,7 @@ package explain
 import (
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"strings"
 
@@ -44,8 +45,11 @@ func (t *table) report() {
 	r, v := t.r, t.v
 	switch {
 	case v.NoHeader && len(r.Connections) > 0:
-	case len(r.Connections) == 0: // in one line
-		t.line(t.colors.title(headline(r, v)) + " (" + watched(r, v) + ")")
+	case len(r.Connections) == 0:
+		if v.Width == 0 { // for scripts, in one line
+			t.width = math.MaxInt
+		}
+		t.paragraph("", t.colors.title(headline(r, v))+" ("+watched(r, v)+")")
 	default:
 		t.paragraph("", t.colors.title(headline(r, v)))
 		t.paragraph("", watched(r, v))

@@ -169,6 +169,23 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 	if len(s.Audit) > 0 {
 		b = append(b, ']')
 	}
+	for i := range s.Counters {
+		c := &s.Counters[i]
+		if i == 0 {
+			b = append(b, `,"counters":[{"netns":`...)
+		} else {
+			b = append(b, `,{"netns":`...)
+		}
+		b = strconv.AppendUint(b, uint64(c.NetNS), 10)
+		b = append(b, `,"counter":`...)
+		b = appendJSONString(b, c.Counter)
+		b = append(b, `,"rise":`...)
+		b = strconv.AppendUint(b, c.Rise, 10)
+		b = append(b, '}')
+	}
+	if len(s.Counters) > 0 {
+		b = append(b, ']')
+	}
 	return append(b, '}', '\n')
 }
 

@@ -118,7 +118,7 @@ func TestAuditJSON(t *testing.T) {
 	s := &events.Summary{Events: 7, Skipped: 2, SkippedCounting: 1, Checked: 9, Audit: []events.Audit{
 		audited(4026531840, "RetransSegs", 7, 7, 0), audited(4026531840, "TCPSynRetrans", 5, 4, 0),
 		audited(4026531840, "OutRsts", 3, 5, 0), audited(2, "OutRsts", 9, 5, 6), notAudited(3, "OutRsts", "gone \"\x1b"), notAudited(0, "OutRsts", ""),
-	}}
+	}, Counters: []events.Counter{{NetNS: 7, Counter: "ListenOverflows", Rise: 3}, {NetNS: 7, Counter: "\"", Rise: 1}}}
 	got := string(mustNew(t, Options{Format: JSON}).AppendSummary(nil, s))
 	want := `{"event":"summary","events":7,"filtered":0,"merged":0,"lost":0,"by_kind":{},"seconds":0,"skipped":2,"skipped_counting":1,"audited_netns":9,"audit":[` +
 		`{"netns":4026531840,"counter":"RetransSegs","kernel":7,"traced":7,"bracket":0,"verdict":"exact"},` +
@@ -126,7 +126,8 @@ func TestAuditJSON(t *testing.T) {
 		`{"netns":4026531840,"counter":"OutRsts","kernel":3,"traced":5,"bracket":0,"verdict":"extra"},` +
 		`{"netns":2,"counter":"OutRsts","kernel":9,"traced":5,"bracket":6,"verdict":"within"},` +
 		`{"netns":3,"counter":"OutRsts","traced":3,"bracket":0,"verdict":"unchecked","note":"gone \"\u001b"},` +
-		`{"counter":"OutRsts","traced":3,"bracket":0,"verdict":"unchecked"}]}` + "\n"
+		`{"counter":"OutRsts","traced":3,"bracket":0,"verdict":"unchecked"}],` +
+		`"counters":[{"netns":7,"counter":"ListenOverflows","rise":3},{"netns":7,"counter":"\"","rise":1}]}` + "\n"
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
