@@ -37,8 +37,8 @@ type Result struct {
 	NotTested error
 }
 
-// A Failure has a title in one line, and the output.
-type Failure struct{ Title, Output string }
+// A Failure has a title in one line, and the output. Test is the test that failed, if it ended.
+type Failure struct{ Title, Output, Test string }
 
 // A Row is one thing that a kernel shows, or not.
 type Row struct{ Name, Value string }
@@ -60,7 +60,38 @@ func (r *Result) String() string {
 }
 
 func (r *Result) fail(title, output string) {
-	r.Failures = append(r.Failures, Failure{title, output})
+	r.Failures = append(r.Failures, Failure{Title: title, Output: output})
+}
+
+// maxAgain bounds the tests of a machine that are run again: when more fail, it is no chance.
+const maxAgain = 4
+
+// again selects by -test.run the tests that failed; empty if there are none, or too many, or something else went wrong.
+func (r *Result) again() string {
+	if len(r.Failures) > maxAgain || slices.ContainsFunc(r.Failures, func(f Failure) bool { return f.Test == "" }) {
+		return ""
+	}
+	var tests []string
+	for _, f := range r.Failures {
+		parts := strings.Split(f.Test, "/")
+		for i, part := range parts {
+			parts[i] = "^" + regexp.QuoteMeta(part) + "$"
+		}
+		tests = append(tests, strings.Join(parts, "/"))
+	}
+	return strings.Join(tests, "|")
+}
+
+// pardon makes notes of the tests that failed, if all of them passed when they were run again.
+func (r *Result) pardon(again *Result) {
+	if !again.OK() || again.Passed < len(r.Failures) {
+		return
+	}
+	for _, f := range r.Failures {
+		r.Notes = append(r.Notes, fmt.Sprintf("%s: %s failed at first, and passed when it was run again", r.Kernel.Name, f.Test))
+	}
+	r.Passed, r.Failed = r.Passed+len(r.Failures), r.Failed-len(r.Failures)
+	r.Failures = nil
 }
 
 // output is what a machine said, by job.
@@ -175,7 +206,7 @@ func (r *Result) take(job *jobOutput, events []testEvent) {
 			text := texts[name].String()
 			switch {
 			case v == "fail":
-				r.fail(name, text)
+				r.Failures = append(r.Failures, Failure{name, text, name})
 			case onlyBegun.MatchString(text):
 				begun = append(begun, name)
 			default:
@@ -233,7 +264,7 @@ func faults(console string) (found, emulated []Failure) {
 		}
 		const context = 40 // lines: one complaint and its call trace
 		end := min(i+context, len(lines))
-		f := Failure{"kernel: " + strings.TrimSpace(lines[i]), strings.Join(lines[i:end], "")}
+		f := Failure{Title: "kernel: " + strings.TrimSpace(lines[i]), Output: strings.Join(lines[i:end], "")}
 		if debugTrap.MatchString(lines[i]) {
 			emulated = append(emulated, f)
 		} else {

@@ -301,6 +301,48 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+func TestAgain(t *testing.T) {
+	flaky := func() *Result {
+		r := &Result{Passed: 10, Failed: 2}
+		r.take(&jobOutput{ended: true, exit: 1}, []testEvent{
+			{"run", "TestA", ""}, {"run", "TestA/x.y,_z/IPv4", ""}, {"output", "TestA/x.y,_z/IPv4", "    a_test.go:1: no\n"},
+			{"fail", "TestA/x.y,_z/IPv4", ""}, {"fail", "TestA", ""}, {"run", "TestB", ""}, {"fail", "TestB", ""},
+		})
+		r.Failed = 2
+		return r
+	}
+	if got, want := flaky().again(), `^TestA$/^x\.y,_z$/^IPv4$|^TestB$`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for _, tt := range []struct {
+		again Result
+		ok    bool
+	}{
+		{Result{Passed: 2}, true},
+		{Result{Passed: 1}, false}, // one was not run
+		{Result{Passed: 2, Failures: []Failure{{Title: "TestB"}}}, false},
+	} {
+		r := flaky()
+		r.pardon(&tt.again)
+		if r.OK() != tt.ok || tt.ok && (r.Passed != 12 || r.Failed != 0 || len(r.Notes) != 2) {
+			t.Errorf("%+v: %+v", tt.again, r)
+		}
+	}
+	for _, title := range []string{"kernel: BUG", "the run"} {
+		r := flaky()
+		r.fail(title, "")
+		if got := r.again(); got != "" {
+			t.Errorf("after %s it runs %s again", title, got)
+		}
+	}
+	r := flaky()
+	r.Failures = append(r.Failures, r.Failures...)
+	r.Failures = append(r.Failures, r.Failures...)
+	if got := r.again(); got != "" {
+		t.Errorf("it runs too much again: %s", got)
+	}
+}
+
 func TestGarbledFlags(t *testing.T) {
 	const panicked = "[ 31.3] Kernel panic - not syncing: Fatal exception in interrupt\n"
 	for console, want := range map[string]bool{

@@ -44,6 +44,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	fs.StringVar(&o.Run, "run", "", "run only the tests that match, as \"go test -run\" does")
 	fs.StringVar(&o.Skip, "skip", "", "leave out the tests that match, as \"go test -skip\" does")
 	few := fs.String("brief", "", "of these `kernels`, run only what shows how they differ from others")
+	fs.BoolVar(&o.Again, "again", false, "run tests that failed once more, and note those that pass then")
 	strict := fs.Bool("strict", false, "fail if a kernel could not be fetched")
 	summary := fs.String("summary", "", "also write the last lines to this `file`")
 	shows := fs.String("shows", "internal/vm/shows.json", "the `file` of what the kernels show")
