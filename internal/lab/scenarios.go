@@ -31,6 +31,8 @@ func Scenarios() []Scenario {
 		{"syn-timeout", "a connect that times out", false, func(ctx context.Context, p Place) (*Facts, error) {
 			return SYNBlackhole(ctx, p, SYNBlackholeOptions{Retries: 1, GiveUp: true})
 		}},
+		{"impatient-connect", "an application that gives up a connect before the kernel tries again", false, ImpatientConnect},
+		{"raced-connect", "two connects at once, of which the slower one is given up", false, RacedConnect},
 		{"lost-ack", "the last step of a handshake gets lost", false, LostACK},
 		{"repeated-syn", "a SYN that comes twice", false, RepeatedSYN},
 		{"bunches", "the same lossy transfer with segmentation offload", false,
@@ -42,6 +44,7 @@ func Scenarios() []Scenario {
 			func(ctx context.Context, p Place) (*Facts, error) { return TailLoss(ctx, p, 2) }},
 		{"shrunk-window", "a receiver that takes its window back", false, ShrunkWindow},
 		{"zero-window", "a receiver that does not read for a while", false, ZeroWindow},
+		{"window-stuck", "a receiver that does not read, and then falls silent", false, WindowStuck},
 		{"fastopen-refused", "data in a SYN that the server ignores", false, FastOpenRefused},
 		{"orphan-fin", "a FIN that nobody acknowledges", false, OrphanFIN},
 		{"user-timeout", "a sender that gives up early (TCP_USER_TIMEOUT)", false, UserTimeout},
@@ -57,6 +60,7 @@ func Scenarios() []Scenario {
 		{"time-wait", "data for a connection in TIME_WAIT", false, TimeWait},
 		{"time-wait-reuse", "a port used again while the server is in TIME_WAIT", false, TimeWaitReuse},
 		{"time-wait-stuck", "the same with the client's reset getting lost", false, TimeWaitStuck},
+		{"syn-in-fin-wait2", "a port used again while the server waits for the last connection's FIN", false, SYNInFinWait2},
 		{"ports-exhausted", "no local port left to connect from", false, PortsExhausted},
 		{"port-in-time-wait", "the only local port is in TIME_WAIT", false,
 			func(ctx context.Context, p Place) (*Facts, error) { return PortInTimeWait(ctx, p, false) }},

@@ -89,6 +89,63 @@ func SYNBlackhole(ctx context.Context, p Place, o SYNBlackholeOptions) (*Facts, 
 	}, SYNLinearTimeouts, fmt.Sprint(o.Linear))
 }
 
+// impatience is how long applications of scenarios wait for an answer: far less than the kernel before it repeats a SYN.
+const impatience = 100 * time.Millisecond
+
+// ImpatientConnect connects to a listener that does not answer, and closes the socket before the SYN can go again.
+//
+//	client  CLOSE SYN_SENT CLOSE
+//	counts  none, unless the machine is so busy that the SYN goes again
+func ImpatientConnect(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		if err := a.silence(ctx); err != nil {
+			return err
+		}
+		return InTurn(
+			func() error { return wait(ctx, impatience) },
+			func() error { return a.Client.Close() })
+	})
+}
+
+// RacedConnect connects twice at once, as browsers do to several addresses of a name: nobody answers the first, which is
+// closed when the second has long been established.
+//
+//	client  CLOSE SYN_SENT CLOSE; and as in Clean
+//	server  as in Clean
+//	counts  as in ImpatientConnect
+func RacedConnect(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		if err := a.silence(ctx); err != nil {
+			return err
+		}
+		slower := a.Client
+		a.Later(a.Listener.Close)
+		return InTurn(
+			a.Listen,
+			func() error { return a.Start() },
+			func() error { return a.Accept(ctx) },
+			func() error { return wait(ctx, impatience) },
+			slower.Close,
+			func() error { return a.Finish(ctx) })
+	})
+}
+
+// silence connects to a listener that does not answer.
+func (a *Act) silence(ctx context.Context) error {
+	err := InTurn(
+		a.Listen,
+		func() error { return a.Listener.Blackhole(true) },
+		func() error { return a.Start() },
+		func() error { return a.Listener.WaitDrops(ctx, 1) })
+	if err != nil {
+		return err
+	}
+	a.Paths("CLOSE SYN_SENT CLOSE", "")
+	again := a.Expect(0, Retransmit, Client, "syn")
+	again.Max = 3
+	return nil
+}
+
 // LostSYNACK loses the first SYN, and the SYN-ACK that answers the second. The SYN-ACK goes again by its own timer,
 // at two seconds, before the client's next SYN would, at three.
 //

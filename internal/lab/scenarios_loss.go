@@ -260,22 +260,54 @@ func (s *Socket) closeWindow() error {
 func ZeroWindow(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		const size = 1 << 20
-		err := InTurn(
-			func() error { return a.Listen() },
-			func() error { return a.Listener.Set(unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) },
-			func() error { return a.Start() },
-			func() error { return a.Accept(ctx) })
-		if err != nil {
-			return err
-		}
-		sent := make(chan error, 1)
-		go func() { sent <- a.Client.Send(ctx, make([]byte, size)) }()
-		_, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Probes > 0 })
+		sent, err := a.fill(ctx, size)
 		if err = errors.Join(err, a.Server.Discard(ctx, size), <-sent); err != nil {
 			return err
 		}
 		return a.Finish(ctx)
 	})
+}
+
+// WindowStuck has a receiver close its window, as in ZeroWindow, and then answer no probe of it: the sender gives up after
+// its TCP_USER_TIMEOUT of a second.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE, the last one by timer, with ETIMEDOUT
+//	server  LISTEN SYN_RECV ESTABLISHED CLOSE
+//	counts  RetransSegs 0, TCPWinProbe 1 or more, TCPAbortOnTimeout 1, EstabResets 2, OutRsts 0
+func WindowStuck(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		sent, err := a.fill(ctx, 1<<20)
+		err = errors.Join(err, a.Server.Blackhole(true), a.Client.Set(unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 1000))
+		if failure := <-sent; !errors.Is(failure, unix.ETIMEDOUT) { // else who sent was told
+			err = errors.Join(err, failure)
+			if err == nil {
+				err = a.Client.WaitFailure(ctx, unix.ETIMEDOUT)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE", "LISTEN SYN_RECV ESTABLISHED CLOSE")
+		return a.Server.Vanish()
+	})
+}
+
+// fill connects, and sends size bytes, which is more than the receiver has room for, until its window is probed. sent tells
+// when all of it is on its way.
+func (a *Act) fill(ctx context.Context, size int) (sent <-chan error, err error) {
+	done := make(chan error, 1)
+	err = InTurn(
+		a.Listen,
+		func() error { return a.Listener.Set(unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) },
+		func() error { return a.Start() },
+		func() error { return a.Accept(ctx) })
+	if err != nil {
+		done <- err
+		return done, err
+	}
+	go func() { done <- a.Client.Send(ctx, make([]byte, size)) }()
+	_, err = a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.Probes > 0 })
+	return done, err
 }
 
 // OrphanFIN closes a connection whose peer has fallen silent. The socket has no owner any more while its FIN is sent
@@ -378,7 +410,7 @@ func ReadTimeout(ctx context.Context, p Place, o ReadTimeoutOptions) (*Facts, er
 				if repairs > 1 {
 					return a.Server.WaitDrops(ctx, segments+1)
 				}
-				return o.patience(ctx)
+				return wait(ctx, o.Wait)
 			},
 			func() error { return a.Client.Close() },
 			func() error {
@@ -414,9 +446,9 @@ func ReadTimeout(ctx context.Context, p Place, o ReadTimeoutOptions) (*Facts, er
 	}, settings...)
 }
 
-// patience waits as long as the application does.
-func (o ReadTimeoutOptions) patience(ctx context.Context) error {
-	timer := time.NewTimer(o.Wait)
+// wait waits as long as an application does.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

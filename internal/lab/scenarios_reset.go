@@ -106,7 +106,7 @@ func Linger2(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
 			func() error { return a.Establish(ctx, Set(unix.SOL_TCP, unix.TCP_LINGER2, -1)) },
-			func() error { return a.halfClose(ctx, unix.SHUT_WR) },
+			func() error { return halfClose(ctx, a.Client, a.Server, unix.SHUT_WR) },
 			func() error { return a.Client.Close() },
 			func() error { return waitReset(ctx, a.Server) })
 		if err != nil {
@@ -118,14 +118,14 @@ func Linger2(ctx context.Context, p Place) (*Facts, error) {
 	})
 }
 
-// halfClose has the client send its FIN, and waits until both ends know.
-func (a *Act) halfClose(ctx context.Context, how int) error {
+// halfClose has one end send its FIN, and waits until both know.
+func halfClose(ctx context.Context, first, second *Socket, how int) error {
 	return InTurn(
-		func() error { return a.Client.Shutdown(how) },
-		func() error { return a.Server.WaitEOF(ctx) },
+		func() error { return first.Shutdown(how) },
+		func() error { return second.WaitEOF(ctx) },
 		func() error {
 			const finWait2 = 5
-			_, err := a.Client.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.State == finWait2 })
+			_, err := first.WaitInfo(ctx, func(i *unix.TCPInfo) bool { return i.State == finWait2 })
 			return err
 		})
 }
@@ -236,7 +236,7 @@ func halfOpen(ctx context.Context, p Place, kind, reason string, then func(*Act)
 //	counts  OutRsts 1, EstabResets 1, TCPAbortOnData 1
 func DataAfterShutdown(ctx context.Context, p Place) (*Facts, error) {
 	return dataAfterClose(ctx, p, false, func(ctx context.Context, a *Act) error {
-		return a.halfClose(ctx, unix.SHUT_RDWR)
+		return halfClose(ctx, a.Client, a.Server, unix.SHUT_RDWR)
 	})
 }
 
@@ -250,7 +250,7 @@ func DataAfterClose(ctx context.Context, p Place) (*Facts, error) {
 	return dataAfterClose(ctx, p, true, func(ctx context.Context, a *Act) error {
 		return InTurn(
 			func() error { return a.Client.Set(unix.SOL_TCP, unix.TCP_LINGER2, 100) },
-			func() error { return a.halfClose(ctx, unix.SHUT_WR) },
+			func() error { return halfClose(ctx, a.Client, a.Server, unix.SHUT_WR) },
 			func() error { return a.Client.Close() })
 	}, "net.ipv4.tcp_fin_timeout", "100")
 }
@@ -284,7 +284,7 @@ func TimeWait(ctx context.Context, p Place) (*Facts, error) {
 	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
 		err := InTurn(
 			func() error { return a.Establish(ctx) },
-			func() error { return a.halfClose(ctx, unix.SHUT_WR) },
+			func() error { return halfClose(ctx, a.Client, a.Server, unix.SHUT_WR) },
 			func() error { return a.Client.Close() },
 			func() error { return a.Server.Send(ctx, make([]byte, 100)) },
 			func() error { return waitReset(ctx, a.Server) })
@@ -295,4 +295,36 @@ func TimeWait(ctx context.Context, p Place) (*Facts, error) {
 		a.ExpectReset(Client, "time_wait", "TCP_TIMEWAIT_SOCKET").NoSocket = true
 		return nil
 	})
+}
+
+// SYNInFinWait2 has a client that lost its connection, as in a crash, use the port again while the server's end, which it
+// had closed first, still waits for the client's FIN: the new SYN looks like a part of the old connection, and is reset.
+//
+//	client  CLOSE SYN_SENT ESTABLISHED CLOSE_WAIT CLOSE, then CLOSE SYN_SENT CLOSE from the same port;
+//	        1 tcp_receive_reset
+//	server  LISTEN SYN_RECV ESTABLISHED FIN_WAIT1 FIN_WAIT2 FIN_WAIT2 CLOSE; 1 tcp_send_reset in TIME_WAIT,
+//	        TCP_TIMEWAIT_SOCKET
+//	counts  OutRsts 1
+func SYNInFinWait2(ctx context.Context, p Place) (*Facts, error) {
+	return Perform(ctx, p, func(ctx context.Context, a *Act) error {
+		isn := func(seq uint32) Option { return func(s *Socket) error { return s.SetISN(seq) } }
+		err := InTurn(
+			func() error { return a.Establish(ctx, isn(1<<29)) },
+			func() error { return halfClose(ctx, a.Server, a.Client, unix.SHUT_WR) },
+			func() error { return a.Server.Close() },
+			func() error { return a.Client.Vanish() })
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT ESTABLISHED CLOSE_WAIT CLOSE", "LISTEN SYN_RECV ESTABLISHED FIN_WAIT1 FIN_WAIT2 FIN_WAIT2 CLOSE")
+		err = InTurn(
+			func() error { return a.Start(isn(1<<29+100), bound(p, a.Conn().Client.Addr.Port())) },
+			func() error { return a.Client.WaitFailure(ctx, unix.ECONNREFUSED) })
+		if err != nil {
+			return err
+		}
+		a.Paths("CLOSE SYN_SENT CLOSE", "")
+		a.ExpectReset(Server, "time_wait", "TCP_TIMEWAIT_SOCKET").NoSocket = true
+		return nil
+	}, "net.ipv4.tcp_timestamps", "0")
 }

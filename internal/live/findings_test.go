@@ -36,12 +36,16 @@ var found = map[string]string{
 	"linger0":              "linger-reset failed certain 1",
 	"unread-data":          "closed-with-unread-data failed certain 1",
 	"syn-timeout":          "connect-timeout failed certain 1",
+	"impatient-connect":    "connect-timeout failed likely 1",
+	"raced-connect":        "",
+	"syn-in-fin-wait2":     "reset-sent failed certain 1",
 	"lost-ack":             "syn-ack-unanswered recovered certain 1",
 	"repeated-syn":         "",
 	"fast-retransmit":      "loss recovered certain 1",
 	"tail-loss-2":          "loss recovered certain 1",
 	"shrunk-window":        "",
 	"zero-window":          "",
+	"window-stuck":         "closed-with-error failed certain 1",
 	"fastopen-refused":     "",
 	"orphan-fin":           "orphan-fin failed certain 1",
 	"user-timeout":         "user-timeout failed certain 1",
@@ -108,6 +112,9 @@ var slowFound = map[string]string{
 	"lossy":        "stalled recovered certain 1", // the same segment was lost four times
 	"bunches":      "stalled recovered certain 1",
 	"repeated-syn": "connect-timeout failed likely 1", // given up after 50 ms or more
+
+	"impatient-connect": "connect-timeout failed certain 1", // given up after a second
+	"raced-connect":     "connect-timeout failed certain 1",
 }
 
 // hurriedFound is what is found of an application that gives up, by how many

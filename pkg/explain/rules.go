@@ -87,7 +87,7 @@ var rules = linked([]*rule{
 	},
 	{
 		id: "refused", title: "nothing listens on the port", weight: 3, judge: refused, advice: adviseRefused,
-		over: []string{"connect-timeout", "reset-by-peer"}, echoes: []string{"refused", "rejected-by-firewall", "unknown-connection"},
+		over: []string{"connect-timeout", "reset-by-peer"}, echoes: []string{"refused", "rejected-by-firewall", "unknown-connection", "reset-sent"},
 	},
 	{
 		id: "nat-reuse", title: "SYNs unanswered by a destination that answers others of this host", weight: 5, judge: natReuse, advice: adviseNAT,
