@@ -378,6 +378,23 @@ func TestError(t *testing.T) {
 	}
 }
 
+// TestSendFailed: a repair that could not be sent is followed by a time-out,
+// unless an answer came all the same.
+func TestSendFailed(t *testing.T) {
+	for after, want := range map[time.Duration]string{
+		100 * time.Millisecond: "send-failed pending certain 1",
+		time.Second:            "send-failed recovered certain 1",
+	} {
+		s := newScript(Options{})
+		e := rto(conn(1, 7, "app"), 0, 200*time.Millisecond)
+		e.Kind, e.Error = events.KindFast, enobufs
+		s.add(e)
+		if got := found(s.g.Report(time.Unix(0, int64(s.boot)).Add(after))); got != want {
+			t.Errorf("after %v: found %q, want %q", after, got, want)
+		}
+	}
+}
+
 // TestNeighbour: what was never sent is not what nobody answered.
 func TestNeighbour(t *testing.T) {
 	s := newScript(Options{})

@@ -56,6 +56,7 @@ func sendFailed(g *Engine, s *story) *verdict {
 	case s.failedClose(), s.closed.boot != 0 && s.closedFrom == events.SynSent:
 		v.outcome = Failed
 	case s.established.boot > s.began.boot, s.closed.boot != 0,
+		s.syn.events+s.rto.events == 0 && s.backup > 0 && g.lost == 0 && g.now.boot > s.failure.boot+uint64(s.backup+late(s.backup)),
 		s.syn.events+s.rto.events > 0 && (s.syn.events == 0 || s.syn.answered(g.now.boot)) && (s.rto.events == 0 || s.rto.answered(g.now.boot)) && g.lost == 0:
 		v.outcome = Recovered
 	}

@@ -72,7 +72,9 @@ type story struct {
 	hasTotals  bool
 	gap        uint32
 
-	failed  uint32 // retransmissions that this host could not send
+	failed  uint32        // retransmissions that this host could not send
+	failure stamp         // the last one of these
+	backup  time.Duration // RTO then: after it a time-out comes, unless there is an answer
 	sendErr events.Errno
 	busy    uint32 // of which the first copy had not left it yet
 
@@ -220,7 +222,7 @@ func (s *story) retransmit(e *events.Event, at stamp) {
 		s.busy++
 	default:
 		s.failed++
-		s.sendErr = e.Error
+		s.failure, s.backup, s.sendErr = at, e.RTO, e.Error
 	}
 	if e.UserTimeout > 0 {
 		s.userTimeout = e.UserTimeout
