@@ -81,12 +81,13 @@ func TestCount(t *testing.T) {
 	before := len(r.Notes)
 	own := events.Counter{NetNS: e.NetNS, Counter: "ListenOverflows", Rise: 12}
 	r.Count([]events.Counter{
-		own, {NetNS: e.NetNS, Counter: "\x1b[2J", Rise: 1}, {NetNS: 9, Counter: "ListenOverflows", Rise: 3}, {NetNS: e.NetNS, Counter: "PAWSTimewait", Rise: 4},
+		own, {NetNS: e.NetNS, Counter: "\x1b[2J", Rise: 1}, {NetNS: 9, Counter: "ListenOverflows", Rise: 3},
+		{NetNS: 10, Counter: "ListenOverflows", Rise: 4}, {NetNS: e.NetNS, Counter: "PAWSTimewait", Rise: 4},
 	})
 	if f := r.Findings[0]; !slices.Equal(f.Counters, []events.Counter{own}) {
 		t.Errorf("%+v", f.Counters)
 	}
-	if notes := r.Notes[before:]; len(notes) != 2 || !strings.HasPrefix(notes[0], "ListenOverflows rose by 3 in network namespace 9: SYNs, ") ||
+	if notes := r.Notes[before:]; len(notes) != 2 || !strings.HasPrefix(notes[0], "ListenOverflows rose by 7 in 2 network namespaces (by 4 in 10): SYNs, ") ||
 		!strings.HasPrefix(notes[1], "PAWSTimewait rose by 4 in network namespace 1: segments ") {
 		t.Errorf("%q", notes)
 	}
@@ -258,6 +259,37 @@ func TestMany(t *testing.T) {
 	}
 	if len(s.g.ends) > 0 || len(s.g.open) > 0 {
 		t.Errorf("%d stories and %d ends are left", len(s.g.open), len(s.g.ends))
+	}
+}
+
+// TestTroubledBounded: what is over makes room, however much of it there is in a
+// moment, and no connection is taken for another that was told in its place.
+func TestTroubledBounded(t *testing.T) {
+	s := newScript(Options{})
+	const n = 3 * maxEnding
+	for i := range uint64(n) {
+		e := conn(1+i, uint32(1+i%100), fmt.Sprint("app", i%100))
+		e.LPort = uint16(1 + i%60000)
+		s.after(time.Microsecond).add(turn(e, events.Close, events.SynSent, 0))
+		s.add(turn(e, events.SynSent, events.Close, econnrefused))
+		if at := len(s.g.open); at > maxEnding+2 {
+			t.Fatalf("%d connections are kept", at)
+		}
+		if at := len(s.g.ends); at > maxEnding+2 {
+			t.Fatalf("%d ends are kept", at)
+		}
+	}
+	r := s.g.Report(time.Time{})
+	if got, want := found(r), fmt.Sprintf("refused failed likely %d", n); got != want {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	if f := r.Findings[0]; f.Owners[0].Count < n/100 || f.Owners[0].Count > n/100+1 || f.MoreOwners != 100-len(f.Owners) {
+		t.Errorf("owners: %+v and %d more", f.Owners, f.MoreOwners)
+	}
+	for i, c := range r.Connections {
+		if len(c.Timeline) != 2 || c.Conn != uint64(1+i) || c.Owner.PID != uint32(1+i%100) || c.Local.Port() != uint16(1+i%60000) {
+			t.Fatalf("%+v", c)
+		}
 	}
 }
 

@@ -53,6 +53,8 @@ const (
 	// the reset of a closed socket comes after the close, and the other end may
 	// be on this host.
 	grace = time.Second
+	// maxEnding bounds those that are kept open for that; in a storm it is less.
+	maxEnding = 1 << 14
 	// together is how far apart the stories of two ends of a connection may be.
 	together = 5 * time.Second
 	// maxNets bounds the namespaces whose settings are remembered.
@@ -75,7 +77,9 @@ type Engine struct {
 	ends   map[stray]*story
 	world  world
 	found  findings
-	brief  bool // verdicts need no words
+	brief  bool         // verdicts need no words
+	spare  []*story     // nobody has them any more
+	judged [2][]verdict // of the last story, and of its other end
 
 	settings map[uint32]*known
 
@@ -179,11 +183,11 @@ func (g *Engine) Add(e *events.Event) {
 		g.forget()
 	}
 	if !s.known && s.troubled {
-		s.known = true
-		if before := g.ends[s.ends()]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
+		s.known, s.meeting = true, s.ends()
+		if before := g.ends[s.meeting]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
 			s.prior = true
 		}
-		g.ends[s.ends()] = s
+		g.ends[s.meeting] = s
 	}
 }
 
@@ -208,7 +212,8 @@ func (g *Engine) story(e *events.Event) *story {
 }
 
 func (g *Engine) begin(e *events.Event) *story {
-	s := &story{conn: e.Conn, began: g.now, netns: e.NetNS, calm: true}
+	s := g.fresh()
+	s.conn, s.began, s.netns, s.calm = e.Conn, g.now, e.NetNS, true
 	if e.Conn != 0 {
 		g.open[e.Conn] = s
 		if e.Cookie != 0 && e.Cookie != e.Conn {
@@ -216,7 +221,8 @@ func (g *Engine) begin(e *events.Event) *story {
 			s.cookie = e.Cookie
 		}
 	} else {
-		g.stray[strayOf(e)] = s
+		s.place = strayOf(e)
+		g.stray[s.place] = s
 	}
 	g.calm++
 	g.quiet.push(s, 0)
@@ -224,31 +230,57 @@ func (g *Engine) begin(e *events.Event) *story {
 	return s
 }
 
+// maxSpare bounds the stories that wait to be told anew.
+const maxSpare = 1 << 14
+
+// fresh is a story that is empty.
+func (g *Engine) fresh() *story {
+	n := len(g.spare) - 1
+	if n < 0 {
+		return &story{}
+	}
+	s := g.spare[n]
+	g.spare = g.spare[:n]
+	return s
+}
+
+// free takes back a story that is in no map. Queues may still have it, and know
+// by its life that it is another.
+func (g *Engine) free(s *story) {
+	if len(g.spare) < maxSpare {
+		clear(s.line.list)
+		*s = story{life: s.life + 1, line: timeline{list: s.line.list[:0]}}
+		g.spare = append(g.spare, s)
+	}
+}
+
 // forget drops the oldest connections without trouble.
 func (g *Engine) forget() {
 	for g.calm > maxQuiet {
-		if s, _ := g.quiet.pop(); s.calm {
-			if !s.whole {
-				g.drop(s)
-			}
+		if s := g.quiet.pop(); s != nil && s.calm {
 			s.calm = false
 			g.calm--
+			if !s.whole {
+				g.drop(s)
+				g.free(s)
+			}
 		}
 	}
 	if g.quiet.len() > 2*maxQuiet {
 		g.quiet.keep(func(s *story) bool { return s.calm })
 	}
 	for g.recent.len() > maxRecent {
-		if s, _ := g.recent.pop(); !s.troubled && !s.whole {
+		if s := g.recent.pop(); s != nil && !s.troubled && !s.whole {
 			g.drop(s)
+			g.free(s)
 		}
 	}
 }
 
 // drop forgets a connection.
 func (g *Engine) drop(s *story) {
-	if k := (stray{s.tuple(), s.netns}); s.conn == 0 && g.stray[k] == s {
-		delete(g.stray, k)
+	if s.conn == 0 && g.stray[s.place] == s {
+		delete(g.stray, s.place)
 	} else if g.open[s.conn] == s {
 		delete(g.open, s.conn)
 	}
@@ -261,12 +293,12 @@ func (g *Engine) drop(s *story) {
 // retire makes findings of the stories that ended some time before.
 func (g *Engine) retire(now uint64) {
 	for g.ended.len() > 0 {
-		s, at := g.ended.first()
-		if now < at+uint64(grace) {
+		if now < g.ended.first()+uint64(grace) && g.ended.len() <= maxEnding {
 			return
 		}
-		g.ended.pop()
-		g.decide(s)
+		if s := g.ended.pop(); s != nil {
+			g.decide(s)
+		}
 	}
 	g.world.age(now)
 }
@@ -284,8 +316,9 @@ func (g *Engine) restart() {
 // decideAll ends all stories.
 func (g *Engine) decideAll() {
 	for g.ended.len() > 0 {
-		s, _ := g.ended.pop()
-		g.decide(s)
+		if s := g.ended.pop(); s != nil {
+			g.decide(s)
+		}
 	}
 	rest := slices.AppendSeq(slices.Collect(maps.Values(g.open)), maps.Values(g.stray))
 	slices.SortFunc(rest, func(a, b *story) int { return cmp.Compare(a.began.boot, b.began.boot) })
@@ -310,12 +343,18 @@ func (g *Engine) decide(s *story) {
 	g.found.add(g, s, g.judge(s))
 	// The other end may still need to see it: it goes when that has no use for
 	// it either.
-	own, mirrored := s.ends(), s.ends().mirrored()
-	if other := g.ends[mirrored]; other == nil || other.gone {
+	mirrored := s.ends().mirrored()
+	other := g.ends[mirrored]
+	if other != nil && !other.gone {
+		return
+	}
+	if g.ends[s.meeting] == s {
+		delete(g.ends, s.meeting)
+	}
+	g.free(s)
+	if other != nil && other != s && other.meeting == mirrored {
 		delete(g.ends, mirrored)
-		if g.ends[own] == s {
-			delete(g.ends, own)
-		}
+		g.free(other)
 	}
 }
 
@@ -342,8 +381,17 @@ type queue struct {
 }
 
 type queued struct {
-	s  *story
-	at uint64
+	s    *story
+	life uint32 // of the story
+	at   uint64
+}
+
+// story is nil if the story is another's by now.
+func (q *queued) story() *story {
+	if q.s.life != q.life {
+		return nil
+	}
+	return q.s
 }
 
 func (q *queue) len() int { return len(q.list) - q.head }
@@ -354,20 +402,22 @@ func (q *queue) push(s *story, at uint64) {
 		clear(q.list[n:])
 		q.list, q.head = q.list[:n], 0
 	}
-	q.list = append(q.list, queued{s, at})
+	q.list = append(q.list, queued{s, s.life, at})
 }
 
 // keep drops the others.
 func (q *queue) keep(want func(*story) bool) {
-	q.list = slices.DeleteFunc(q.list[q.head:], func(e queued) bool { return !want(e.s) })
+	q.list = slices.DeleteFunc(q.list[q.head:], func(e queued) bool { s := e.story(); return s == nil || !want(s) })
 	q.head = 0
 }
 
-func (q *queue) first() (*story, uint64) { return q.list[q.head].s, q.list[q.head].at }
+// first is when the first one was pushed for.
+func (q *queue) first() uint64 { return q.list[q.head].at }
 
-func (q *queue) pop() (*story, uint64) {
+// pop returns the first one; nil if it is gone.
+func (q *queue) pop() *story {
 	e := q.list[q.head]
 	q.list[q.head] = queued{}
 	q.head++
-	return e.s, e.at
+	return e.story()
 }

@@ -228,7 +228,7 @@ func poison(s string) *Report {
 			f.Evidence[i].Text += s
 		}
 		f.Settings = append(f.Settings, events.Setting{Name: s, Value: s})
-		f.Counters = append(f.Counters, events.Counter{NetNS: 1, Counter: s, Rise: 1})
+		f.Counters = append(f.Counters, events.Counter{NetNS: 1, Counter: s, Rise: 100})
 		f.Missing = append(f.Missing, s)
 		f.Advice = append(f.Advice, s)
 	}

@@ -5,6 +5,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -390,32 +391,52 @@ var counted = map[string]string{
 // the namespaces of their connections, and to the notes those of which there is
 // no finding. Counters that nobody knows are left out.
 func (r *Report) Count(list []events.Counter) {
-	for _, c := range list {
-		what, known := counted[c.Counter]
-		if !known {
+	told := make([]bool, len(list))
+	for _, f := range r.Findings {
+		if f.rule.counters == nil {
 			continue
 		}
-		told := false
-		for _, f := range r.Findings {
-			if !slices.Contains(f.rule.counters, c.Counter) {
-				continue
-			}
-			for o := range f.owners {
-				if o.NetNS == c.NetNS {
-					f.Counters = append(f.Counters, c)
-					told = true
-					break
-				}
+		nets := map[uint32]bool{}
+		for o := range f.owners {
+			nets[o.NetNS] = true
+		}
+		for i, c := range list {
+			if slices.Contains(f.rule.counters, c.Counter) && nets[c.NetNS] {
+				f.Counters = append(f.Counters, c)
+				told[i] = true
 			}
 		}
-		if !told {
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: %s", rose(&c), what))
+	}
+	rest := map[string][]events.Counter{}
+	for i, c := range list {
+		if !told[i] {
+			rest[c.Counter] = append(rest[c.Counter], c)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(counted)) {
+		if rest[name] != nil {
+			r.Notes = append(r.Notes, rose(rest[name]))
 		}
 	}
 }
 
-func rose(c *events.Counter) string {
-	return fmt.Sprintf("%s rose by %d in network namespace %d", c.Counter, c.Rise, c.NetNS)
+// rose says by how much a counter rose, of which there is at least one, and what
+// that means.
+func rose(list []events.Counter) string {
+	sum, most := uint64(0), list[0]
+	for _, c := range list {
+		sum += c.Rise
+		if c.Rise > most.Rise {
+			most = c
+		}
+	}
+	text := fmt.Sprintf("%s rose by %d in ", most.Counter, sum)
+	if len(list) == 1 {
+		text += fmt.Sprintf("network namespace %d", most.NetNS)
+	} else {
+		text += fmt.Sprintf("%d network namespaces (by %d in %d)", len(list), most.Rise, most.NetNS)
+	}
+	return text + ": " + counted[most.Counter]
 }
 
 // finish makes lists of the tallies.

@@ -54,7 +54,8 @@ type rule struct {
 	advice   func(*Finding) []string
 	weight   int // how much one connection counts in the order of findings
 
-	overs uint64 // over as bits, by the place in rules
+	// The place in rules as a bit, and over and echoes as such bits.
+	bit, overs, echoed uint64
 }
 
 // rules are in the order in which they are asked, the more specific first. A
@@ -179,10 +180,14 @@ var rules = linked([]*rule{
 })
 
 func linked(list []*rule) []*rule {
-	for _, r := range list {
-		for i, other := range list {
+	for i, r := range list {
+		r.bit = 1 << i
+		for j, other := range list {
 			if slices.Contains(r.over, other.id) {
-				r.overs |= 1 << i
+				r.overs |= 1 << j
+			}
+			if slices.Contains(r.echoes, other.id) {
+				r.echoed |= 1 << j
 			}
 		}
 	}
@@ -199,23 +204,33 @@ func Findings() []string {
 	return list
 }
 
-// judge returns what is found of a story, the most specific first. Of two ends
-// on this host the one that caused it has the finding; who is at the other is
+// judge returns what is found of a story, the most specific first, until it is
+// called again. Of two ends on this host the one that caused it has the finding; who is at the other is
 // noted there.
 func (g *Engine) judge(s *story) []verdict {
-	own := g.ask(s)
+	g.judged[0] = g.ask(s, g.judged[0][:0])
+	own := g.judged[0]
+	s.found = bits(own)
 	other := g.ends[s.ends().mirrored()]
 	if other == nil || other == s || !s.meets(other) {
 		return own
 	}
-	brief := g.brief
-	g.brief = true
-	theirs := g.ask(other)
-	g.brief = brief
+	theirs := other.found
+	if !other.gone {
+		brief := g.brief
+		g.brief = true
+		g.judged[1] = g.ask(other, g.judged[1][:0])
+		g.brief = brief
+		theirs = bits(g.judged[1])
+	}
 	return slices.DeleteFunc(own, func(v verdict) bool {
-		for _, t := range theirs {
-			if slices.Contains(v.rule.echoes, t.rule.id) && !(t.rule == v.rule && !other.reset.sent) {
-				g.found.asks(t.rule, s)
+		echoes := theirs & v.rule.echoed
+		if !other.reset.sent {
+			echoes &^= v.rule.bit
+		}
+		for _, r := range rules {
+			if echoes&r.bit != 0 {
+				g.found.asks(r, s)
 				return true
 			}
 		}
@@ -223,14 +238,22 @@ func (g *Engine) judge(s *story) []verdict {
 	})
 }
 
-// ask asks the rules about one end alone.
-func (g *Engine) ask(s *story) (list []verdict) {
+// bits are the rules that have something to say.
+func bits(list []verdict) (all uint64) {
+	for i := range list {
+		all |= list[i].rule.bit
+	}
+	return all
+}
+
+// ask asks the rules about one end alone, and appends what they say.
+func (g *Engine) ask(s *story, list []verdict) []verdict {
 	explained := uint64(0)
-	for i, r := range rules {
+	for _, r := range rules {
 		if r.id == "closed-with-error" && len(list) > 0 {
 			break
 		}
-		if explained&(1<<i) != 0 {
+		if explained&r.bit != 0 {
 			continue
 		}
 		if v := r.judge(g, s); v != nil {

@@ -12,13 +12,16 @@ import (
 // story is what is known of a connection: the facts that rules ask for, and the
 // timeline that shows them.
 type story struct {
-	conn   uint64
-	cookie uint64 // if it is another number
-	netns  uint32
-	family uint8
-	local  netip.AddrPort
-	remote netip.AddrPort
-	owner  Owner
+	life    uint32 // how often this place was another's
+	conn    uint64
+	cookie  uint64 // if it is another number
+	place   stray  // in the strays
+	meeting stray  // in the ends, if known
+	netns   uint32
+	family  uint8
+	local   netip.AddrPort
+	remote  netip.AddrPort
+	owner   Owner
 
 	began, last stamp
 	settings    *events.Settings
@@ -27,12 +30,13 @@ type story struct {
 	before      [6]change // the first changes, while there is no trouble
 	changes     int
 
-	calm     bool // no trouble, and not closed
-	troubled bool // more happened than a connection's life
-	ending   bool // it is over, and waits to be decided
-	known    bool // it is among the ends
-	gone     bool // it is decided, or was forgotten
-	prior    bool // another in trouble had the same ends before
+	calm     bool   // no trouble, and not closed
+	troubled bool   // more happened than a connection's life
+	ending   bool   // it is over, and waits to be decided
+	known    bool   // it is among the ends
+	gone     bool   // it is decided, or was forgotten
+	found    uint64 // bits of the rules that had something to say, before the other end was asked
+	prior    bool   // another in trouble had the same ends before
 
 	active, passive bool // it connected; it was accepted
 	opened          stamp

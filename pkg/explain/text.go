@@ -252,9 +252,8 @@ func (f *Finding) rest() []field {
 		settings = append(settings, s.Name+"="+value)
 	}
 	var list []field
-	for i := range f.Counters {
-		c := &f.Counters[i]
-		list = add(list, "counted", rose(c)+": "+counted[c.Counter])
+	if len(f.Counters) > 0 { // of one name
+		list = add(list, "counted", rose(f.Counters))
 	}
 	if settings != nil {
 		list = append(list, field{label: "settings", texts: settings, code: true})
