@@ -35,56 +35,62 @@ func TestNAT(t *testing.T) {
 		{"nat", "nat-reuse failed possible 1", 1},
 		{"more-nat-ports", "", 1000},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			r := story.Told(t, func() *story.Report {
-				pair := labtest.NewPair(t, labtest.PairOptions{Router: true})
-				p := pair.Place(lab.V4)
-				_, err := nft.Translate(pair.Router, nft.Translation{
-					Dev: labtest.RouterDev, Own: labtest.RouterAddr(lab.V4), First: 5000, Last: 5000 + tt.ports - 1,
-				})
-				if err != nil {
-					t.Fatal(err)
+		for _, family := range []lab.Family{lab.V4, lab.V6} {
+			t.Run(tt.name+"/"+family.String(), func(t *testing.T) {
+				t.Parallel()
+				r := story.Told(t, func() *story.Report { return behindNAT(t, family, tt.ports, tt.found) })
+				if family == lab.V4 {
+					r.Keep(t, tt.name)
 				}
-				server := labtest.Echo(t, p.Server, netip.AddrPortFrom(p.Addr, 0))
-				pod := labtest.NewPod(t, p.Client, "billing", "mailer")
-				capture, err := labtest.StartCapture(p.Server, labtest.Dev)
-				if err != nil {
-					t.Fatal(err)
-				}
-				w := story.Start(t, p.Addr, p.Client)
-				before, err := labtest.ReadCounters(p.Client)
-				if err != nil {
-					t.Fatal(err)
-				}
-				failure := talk(pod, server)
-				after, err := labtest.ReadCounters(p.Client)
-				packets, cerr := capture.Stop()
-				if err = errors.Join(err, cerr); err != nil {
-					t.Fatal(err)
-				}
-				r := w.End()
-				again := int(after.Delta(before)["TCPSynRetrans"])
-				arrived := syns(packets)
-				if tt.found == "" {
-					if failure != nil || again != 0 || arrived != 2 {
-						t.Errorf("%v; %d SYNs arrived, %d were sent again", failure, arrived, again)
-					}
-				} else if !errors.Is(failure, os.ErrDeadlineExceeded) || again < 3 || arrived != 1 {
-					t.Errorf("%v; %d SYNs arrived, %d were sent again", failure, arrived, again)
-				}
-				r.Want(tt.found)
-				if tt.found != "" {
-					r.WantCause(
-						fmt.Sprintf("%v did not answer %d SYNs of mailer (%d) in container %.12s", server, again+1, pod[1].PID, pod[1].ID),
-						fmt.Sprintf("and had answered billing (%d) in container %.12s ", pod[0].PID, pod[0].ID))
-					wantOwner(r, pod[1])
-				}
-				return r
 			})
-			r.Keep(t, tt.name)
-		})
+		}
 	}
+}
+
+func behindNAT(t *testing.T, family lab.Family, ports uint16, found string) *story.Report {
+	pair := labtest.NewPair(t, labtest.PairOptions{Router: true})
+	p := pair.Place(family)
+	_, err := nft.Translate(pair.Router, nft.Translation{
+		Dev: labtest.RouterDev, Own: labtest.RouterAddr(family), First: 5000, Last: 5000 + ports - 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := labtest.Echo(t, p.Server, netip.AddrPortFrom(p.Addr, 0))
+	pod := labtest.NewPod(t, p.Client, "billing", "mailer")
+	capture, err := labtest.StartCapture(p.Server, labtest.Dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := story.Start(t, p.Addr, p.Client)
+	before, err := labtest.ReadCounters(p.Client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failure := talk(pod, server)
+	after, err := labtest.ReadCounters(p.Client)
+	packets, cerr := capture.Stop()
+	if err = errors.Join(err, cerr); err != nil {
+		t.Fatal(err)
+	}
+	r := w.End()
+	again := int(after.Delta(before)["TCPSynRetrans"])
+	arrived := syns(packets)
+	if found == "" {
+		if failure != nil || again != 0 || arrived != 2 {
+			t.Errorf("%v; %d SYNs arrived, %d were sent again", failure, arrived, again)
+		}
+	} else if !errors.Is(failure, os.ErrDeadlineExceeded) || again < 3 || arrived != 1 {
+		t.Errorf("%v; %d SYNs arrived, %d were sent again", failure, arrived, again)
+	}
+	r.Want(found)
+	if found != "" {
+		r.WantCause(
+			fmt.Sprintf("%v did not answer %d SYNs of mailer (%d) in container %.12s", server, again+1, pod[1].PID, pod[1].ID),
+			fmt.Sprintf("and had answered billing (%d) in container %.12s ", pod[0].PID, pod[0].ID))
+		wantOwner(r, pod[1])
+	}
+	return r
 }
 
 // talk has the first container talk to the server, and then the second, whose patience ends after five seconds.
