@@ -216,7 +216,7 @@ func (g *Engine) judge(s *story) []verdict {
 		return own
 	}
 	theirs := other.found
-	if !other.gone {
+	if !other.gone || g.o.Only != nil { // it was not asked yet, or is not to be explained
 		brief := g.brief
 		g.brief = true
 		g.judged[1] = g.ask(other, g.judged[1][:0])
