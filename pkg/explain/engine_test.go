@@ -3,12 +3,16 @@
 package explain
 
 import (
+	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
@@ -290,6 +294,52 @@ func TestTroubledBounded(t *testing.T) {
 		if len(c.Timeline) != 2 || c.Conn != uint64(1+i) || c.Owner.PID != uint32(1+i%100) || c.Local.Port() != uint16(1+i%60000) {
 			t.Fatalf("%+v", c)
 		}
+	}
+}
+
+// TestReuse: it makes no difference that stories are told in the places of
+// others, whatever comes.
+func TestReuse(t *testing.T) {
+	used := 0
+	for seed := range uint64(10) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		engines := [2]*Engine{New(Options{}), New(Options{})}
+		boot := uint64(time.Hour)
+		for range 5000 {
+			boot += 1 + r.Uint64N(uint64(20*time.Millisecond))
+			e := conn(r.Uint64N(40), uint32(r.IntN(5)), fmt.Sprint("app", r.IntN(3)))
+			e.LPort, e.RPort = uint16(r.IntN(20)), uint16(r.IntN(20))
+			if r.IntN(2) == 0 { // the other end's
+				e.Conn += 100
+				e.LAddr, e.RAddr, e.LPort, e.RPort = e.RAddr, e.LAddr, e.RPort, e.LPort
+			}
+			e.Cookie = e.Conn
+			e.Conn += r.Uint64N(3) << 48
+			e.State, e.OldState, e.NewState = events.State(r.IntN(13)), events.State(r.IntN(13)), events.State(r.IntN(13))
+			e.Type, e.Kind, e.Direction = events.Type(1+r.IntN(3)), events.Kind(r.IntN(25)), events.Direction(1+r.IntN(2))
+			e.Attempt, e.RTO, e.NextRTO, e.Segs = uint32(r.IntN(4)), time.Duration(r.IntN(1e9)), time.Duration(r.IntN(1e9)), 1
+			e.Error = []events.Errno{0, 0, 0, etimedout, econnrefused, ebusy}[r.IntN(6)]
+			e.Boot, e.Time = boot, int64(boot)
+			for i, g := range engines {
+				spare := len(g.spare)
+				g.Add(&e)
+				if used += max(0, spare-len(g.spare)); i == 1 {
+					g.spare = nil
+				}
+			}
+		}
+		var texts [2]bytes.Buffer
+		for i, g := range engines {
+			if err := g.Report(time.Unix(0, int64(boot))).WriteJSON(&texts[i], nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want, got := texts[1].String(), texts[0].String(); got != want {
+			t.Fatalf("seed %d: %s", seed, cmp.Diff(want, got))
+		}
+	}
+	if used < 1000 {
+		t.Errorf("%d places were used again", used)
 	}
 }
 
