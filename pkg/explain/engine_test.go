@@ -343,6 +343,31 @@ func TestReuse(t *testing.T) {
 	}
 }
 
+// TestLateAnswer: a SYN-ACK that comes for a connect that was given up is reset,
+// which is no other trouble, but for other ends.
+func TestLateAnswer(t *testing.T) {
+	for after, want := range map[time.Duration]string{
+		500 * time.Millisecond: "connect-timeout failed likely 1",
+		10 * time.Second:       "connect-timeout failed likely 1",
+		2 * time.Minute:        "connect-timeout failed likely 1, reset-sent failed certain 1",
+	} {
+		s := newScript(Options{})
+		e := conn(1, 7, "app")
+		s.add(turn(e, events.Close, events.SynSent, 0))
+		s.after(300 * time.Millisecond).add(turn(e, events.SynSent, events.Close, 0))
+		other := conn(2, 7, "app")
+		other.Type, other.OldState, other.NewState = events.StateChange, events.Close, events.SynSent
+		s.after(after - time.Millisecond).add(other) // so that the first one's story ends
+		late := conn(1, 0, "")
+		late.Conn, late.Type, late.Kind, late.Direction = 0, events.Reset, events.KindOther, events.Sent
+		late.Known, late.TriggerFlags = events.HasTrigger, events.SYN|events.ACK
+		s.after(time.Millisecond).add(late)
+		if got := found(s.g.Report(time.Time{})); got != want {
+			t.Errorf("after %v: found %q, want %q", after, got, want)
+		}
+	}
+}
+
 // TestLives: what is left of a socket in TIME_WAIT has its cookie, which is not
 // all of conn where somebody else had asked for it before.
 func TestLives(t *testing.T) {

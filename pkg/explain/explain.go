@@ -55,6 +55,8 @@ const (
 	grace = time.Second
 	// maxEnding bounds those that are kept open for that; in a storm it is less.
 	maxEnding = 1 << 14
+	// maxLeft bounds the connects that were given up whose late answers are known.
+	maxLeft = 1 << 12
 	// together is how far apart the stories of two ends of a connection may be.
 	together = 5 * time.Second
 	// maxNets bounds the namespaces whose settings are remembered.
@@ -75,6 +77,7 @@ type Engine struct {
 	recent queue             // of those that closed without trouble
 	ended  queue             // of those with trouble that are over, by the time they ended
 	ends   map[stray]*story
+	left   map[stray]uint64 // when connects were given up, boot time: an answer may come yet
 	world  world
 	found  findings
 	brief  bool         // verdicts need no words
@@ -122,7 +125,7 @@ type known struct {
 // New returns an engine that has seen nothing.
 func New(o Options) *Engine {
 	return &Engine{
-		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, settings: map[uint32]*known{},
+		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, left: map[stray]uint64{}, settings: map[uint32]*known{},
 		world: newWorld(), found: newFindings(),
 	}
 }
@@ -185,6 +188,9 @@ func (g *Engine) Add(e *events.Event) {
 	if !s.known && s.troubled {
 		s.known, s.meeting = true, s.ends()
 		if before := g.ends[s.meeting]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
+			s.prior = true
+		}
+		if at, gaveUp := g.left[s.meeting]; gaveUp && s.began.boot < at+uint64(timeWait) {
 			s.prior = true
 		}
 		g.ends[s.meeting] = s
@@ -308,6 +314,7 @@ func (g *Engine) retire(now uint64) {
 func (g *Engine) restart() {
 	g.decideAll()
 	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[stray]*story{}, map[uint32]*known{}
+	g.left = map[stray]uint64{}
 	g.lives = map[uint64]uint64{}
 	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
 	g.world = newWorld()
@@ -341,6 +348,12 @@ func (g *Engine) decide(s *story) {
 		}
 	}
 	g.found.add(g, s, g.judge(s))
+	if s.closedFrom == events.SynSent && s.local.Port() != 0 && s.known {
+		if len(g.left) >= maxLeft {
+			clear(g.left)
+		}
+		g.left[s.meeting] = s.closed.boot
+	}
 	// The other end may still need to see it: it goes when that has no use for
 	// it either.
 	mirrored := s.ends().mirrored()
