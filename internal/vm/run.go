@@ -116,9 +116,6 @@ func (r *Runner) test(ctx context.Context, k Kernel, tree *Tree) *Result {
 	if r.brief(k) {
 		res.Notes = append(res.Notes, k.Name+" ran only what shows how it differs")
 	}
-	if r.o.Skip != "" && k.Run == "" {
-		res.Notes = append(res.Notes, k.Name+" was spared "+r.o.Skip)
-	}
 	start := time.Now()
 	if err := r.attempt(ctx, k, tree, res, ""); err != nil {
 		res.fail("the run", err.Error())

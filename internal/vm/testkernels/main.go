@@ -88,6 +88,9 @@ func run(ctx context.Context, args []string) (int, error) {
 	}
 	var last strings.Builder
 	code := 0
+	if o.Skip != "" {
+		fmt.Fprintln(&last, "note: left out on all kernels:", o.Skip)
+	}
 	for _, r := range results {
 		for _, n := range r.Notes {
 			fmt.Fprintln(&last, "note:", n)
