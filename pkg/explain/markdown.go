@@ -153,7 +153,11 @@ func prose(text string) string {
 		if lower := strings.ToLower(word); strings.ContainsAny(word, "@#_=") || strings.Contains(lower, "://") || strings.Contains(lower, "www.") {
 			front := word[:len(word)-len(strings.TrimLeft(word, "("))]
 			core := strings.TrimRight(word[len(front):], "),.;:")
-			words[i] = front + code(core) + word[len(front)+len(core):]
+			rest := word[len(front)+len(core):]
+			for rest != "" && rest[0] == ')' && strings.Count(core, "(") > strings.Count(core, ")") { // of its own
+				core, rest = core+")", rest[1:]
+			}
+			words[i] = front + code(core) + rest
 			continue
 		}
 		words[i] = plain.Replace(word)

@@ -306,6 +306,7 @@ func TestProse(t *testing.T) {
 	for text, want := range map[string]string{
 		"a b, c":                           "a b, c",
 		"(tcp_sack=1), so":                 "(`tcp_sack=1`), so",
+		"(connect(AF_UNSPEC)), f(a_b).":    "(`connect(AF_UNSPEC)`), `f(a_b)`.",
 		"user@1000.service.":               "`user@1000.service`.",
 		"see https://x.example/_a_, WWW.x": "see `https://x.example/_a_`, `WWW.x`",
 		"#1 @all":                          "`#1` `@all`",
