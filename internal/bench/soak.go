@@ -175,9 +175,6 @@ func (s *soak) run(ctx context.Context) error {
 		s.o.Logf("soak: %v left, %d files read, %d events, %d lost; %d connections, %d namespaces come and gone",
 			time.Until(end).Round(time.Second), s.books.files(), s.books.events(), s.books.lost(), s.connections, s.churned)
 	}
-	if err == nil { // what is still to be sent again is, before the recorder ends
-		err = errors.Join(s.storm.Client.Settled(ctx), s.crowd.Client.Settled(ctx))
-	}
 	cancel()
 	return errors.Join(<-watching, err)
 }
@@ -227,6 +224,9 @@ func (s *soak) phase(ctx context.Context, length, paused time.Duration) (err err
 	}
 	for range cap(ended) {
 		err = errors.Join(err, <-ended)
+	}
+	if err == nil { // what is still to be sent again is, before the witness is asked
+		err = errors.Join(s.storm.Client.Settled(ctx), s.crowd.Client.Settled(ctx))
 	}
 	if err != nil {
 		return err
