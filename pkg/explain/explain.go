@@ -76,8 +76,8 @@ type Engine struct {
 	calm   int               // how many of these still are, and have not closed
 	recent queue             // of those that closed without trouble
 	ended  queue             // of those with trouble that are over, by the time they ended
-	ends   map[stray]*story
-	left   map[stray]uint64 // when connects were given up, boot time: an answer may come yet
+	ends   map[stray]*story  // the last one in trouble of each
+	left   map[stray]uint64  // when connects were given up, boot time: an answer may come yet
 	world  world
 	found  findings
 	brief  bool         // verdicts need no words
@@ -186,15 +186,38 @@ func (g *Engine) Add(e *events.Event) {
 		g.forget()
 	}
 	if !s.known && s.troubled {
-		s.known, s.meeting = true, s.ends()
-		if before := g.ends[s.meeting]; before != nil && before != s && s.began.boot < before.last.boot+uint64(timeWait) {
-			s.prior = true
-		}
-		if at, gaveUp := g.left[s.meeting]; gaveUp && s.began.boot < at+uint64(timeWait) {
-			s.prior = true
-		}
-		g.ends[s.meeting] = s
+		g.know(s)
 	}
+	if s.refused() && s.other != nil && s.other.refuses() { // nothing more comes of either
+		g.decide(s.other)
+		g.decide(s)
+	}
+}
+
+// know finds the other end of a story that is in trouble.
+func (g *Engine) know(s *story) {
+	s.known, s.meeting = true, s.ends()
+	if before := g.ends[s.meeting]; before != nil && s.began.boot < before.last.boot+uint64(timeWait) {
+		s.prior = true
+	}
+	if at, gaveUp := g.left[s.meeting]; gaveUp && s.began.boot < at+uint64(timeWait) {
+		s.prior = true
+	}
+	g.ends[s.meeting] = s
+	o := g.ends[s.meeting.mirrored()]
+	if o == nil || o == s {
+		return
+	}
+	if was := o.other; was != nil {
+		if !was.gone && was.meets(o) {
+			return // they have found each other
+		}
+		was.other = nil
+		if was.gone {
+			g.free(was)
+		}
+	}
+	s.other, o.other = o, s
 }
 
 func strayOf(e *events.Event) stray {
@@ -250,9 +273,12 @@ func (g *Engine) fresh() *story {
 	return s
 }
 
-// free takes back a story that is in no map. Queues may still have it, and know
-// by its life that it is another.
+// free takes back a story that is gone. Queues may still have it, and know by
+// its life that it is another.
 func (g *Engine) free(s *story) {
+	if s.known && g.ends[s.meeting] == s {
+		delete(g.ends, s.meeting)
+	}
 	if len(g.spare) < maxSpare {
 		clear(s.line.list)
 		*s = story{life: s.life + 1, line: timeline{list: s.line.list[:0]}}
@@ -336,39 +362,41 @@ func (g *Engine) decideAll() {
 
 // decide ends a story.
 func (g *Engine) decide(s *story) {
-	decided := s.gone
-	g.drop(s)
-	if decided || !s.troubled && g.o.Only == nil || len(s.line.list) == 0 {
+	if s.gone {
 		return
 	}
-	if g.o.Only != nil {
-		c := g.connection(s)
-		if !g.o.Only(&c) {
-			return
+	g.drop(s)
+	if g.wanted(s) {
+		g.found.add(g, s, g.judge(s))
+		if s.closedFrom == events.SynSent && s.local.Port() != 0 && s.known {
+			if len(g.left) >= maxLeft {
+				clear(g.left)
+			}
+			g.left[s.meeting] = s.closed.boot
 		}
-	}
-	g.found.add(g, s, g.judge(s))
-	if s.closedFrom == events.SynSent && s.local.Port() != 0 && s.known {
-		if len(g.left) >= maxLeft {
-			clear(g.left)
-		}
-		g.left[s.meeting] = s.closed.boot
 	}
 	// The other end may still need to see it: it goes when that has no use for
 	// it either.
-	mirrored := s.ends().mirrored()
-	other := g.ends[mirrored]
-	if other != nil && !other.gone {
+	o := s.other
+	if o != nil && !o.gone {
 		return
 	}
-	if g.ends[s.meeting] == s {
-		delete(g.ends, s.meeting)
-	}
 	g.free(s)
-	if other != nil && other != s && other.meeting == mirrored {
-		delete(g.ends, mirrored)
-		g.free(other)
+	if o != nil {
+		g.free(o)
 	}
+}
+
+// wanted reports whether a story is to be explained.
+func (g *Engine) wanted(s *story) bool {
+	if !s.troubled && g.o.Only == nil || len(s.line.list) == 0 {
+		return false
+	}
+	if g.o.Only == nil {
+		return true
+	}
+	c := g.connection(s)
+	return g.o.Only(&c)
 }
 
 // settingsOf asks for the settings of e's namespace, but not too often.

@@ -211,8 +211,8 @@ func (g *Engine) judge(s *story) []verdict {
 	g.judged[0] = g.ask(s, g.judged[0][:0])
 	own := g.judged[0]
 	s.found = bits(own)
-	other := g.ends[s.ends().mirrored()]
-	if other == nil || other == s || !s.meets(other) {
+	other := s.other
+	if other == nil || !s.meets(other) {
 		return own
 	}
 	theirs := other.found

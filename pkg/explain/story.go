@@ -17,6 +17,7 @@ type story struct {
 	cookie  uint64 // if it is another number
 	place   stray  // in the strays
 	meeting stray  // in the ends, if known
+	other   *story // the other end, on this host; it has this one, too
 	netns   uint32
 	family  uint8
 	local   netip.AddrPort
@@ -360,6 +361,12 @@ func (s *story) change(e *events.Event, at stamp) {
 func (s *story) over() bool {
 	return s.closed.boot != 0 || s.conn == 0 || s.reset.sent && s.reset.state != events.SynSent || s.reset.received
 }
+
+// refused reports whether it is a connect that a reset has ended.
+func (s *story) refused() bool { return s.closedFrom == events.SynSent && s.reset.received }
+
+// refuses reports whether it is the reset of what has no socket here.
+func (s *story) refuses() bool { return s.conn == 0 && s.reset.sent }
 
 const (
 	eperm        events.Errno = 1
