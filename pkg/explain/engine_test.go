@@ -297,6 +297,41 @@ func TestTroubledBounded(t *testing.T) {
 	}
 }
 
+// TestPortAtOnce: the kernel gives a port again before it shows that the socket
+// which had it is closed. Each attempt is refused once, and both processes asked.
+func TestPortAtOnce(t *testing.T) {
+	s := newScript(Options{})
+	first, second := conn(1, 7, "app"), conn(2, 8, "other")
+	second.LPort = first.LPort
+	answer := func(e events.Event) {
+		sent := events.Event{Type: events.Reset, Kind: events.KindRefused, Direction: events.Sent, NetNS: 1, LAddr: e.RAddr, LPort: e.RPort, RAddr: e.LAddr, RPort: e.LPort}
+		s.add(sent)
+		e.Type, e.Kind, e.Direction, e.State = events.Reset, events.KindPeer, events.Received, events.SynSent
+		s.add(e)
+	}
+	s.add(turn(first, events.Close, events.SynSent, 0))
+	answer(first)
+	s.add(turn(second, events.Close, events.SynSent, 0))
+	answer(second)
+	s.add(turn(first, events.SynSent, events.Close, econnrefused))
+	s.add(turn(second, events.SynSent, events.Close, econnrefused))
+	if n := len(s.g.open) + len(s.g.ends); n > 0 {
+		t.Errorf("%d are kept, of which nothing more comes", n)
+	}
+	r := s.g.Report(time.Time{})
+	if got, want := found(r), "refused failed certain 2"; got != want {
+		t.Fatalf("found %q, want %q", got, want)
+	}
+	for _, o := range r.Findings[0].Owners {
+		if o.Count != 1 {
+			t.Errorf("%s asked %d times", o.Comm, o.Count)
+		}
+	}
+	if n := len(r.Findings[0].Owners); n != 2 {
+		t.Errorf("%d asked", n)
+	}
+}
+
 // TestReuse: it makes no difference that stories are told in the places of
 // others, whatever comes.
 func TestReuse(t *testing.T) {

@@ -33,7 +33,7 @@ const (
 	Possible Certainty = "possible" // they fit; what would decide is not to be seen from here
 )
 
-// verdict is what a rule makes of a story.
+// verdict is what a rule makes of a story; without a certainty, nothing.
 type verdict struct {
 	rule      *rule
 	outcome   Outcome
@@ -50,9 +50,10 @@ type rule struct {
 	echoes   []string // findings of the other end, on this host, that explain this one
 	settings []string // sysctls that decide, without net.ipv4.
 	counters []string // the kernel's, that count the same
-	judge    func(*Engine, *story) *verdict
+	judge    func(*Engine, *story) verdict
 	advice   func(*Finding) []string
-	weight   int // how much one connection counts in the order of findings
+	weight   int  // how much one connection counts in the order of findings
+	alone    bool // only where nothing else is found
 
 	// The place in rules as a bit, and over and echoes as such bits.
 	bit, overs, echoed uint64
@@ -171,7 +172,7 @@ var rules = linked([]*rule{
 		settings: []string{"tcp_sack", "tcp_recovery"},
 	},
 	{
-		id: "closed-with-error", title: "connections ended with an error, and nothing else tells why", weight: 4, judge: closedWithError, advice: adviseError,
+		id: "closed-with-error", title: "connections ended with an error, and nothing else tells why", weight: 4, alone: true, judge: closedWithError, advice: adviseError,
 		echoes: []string{
 			"timewait-collision", "rejected-by-firewall", "accept-queue-full", "keepalive-timeout", "closed-with-unread-data", "linger-reset",
 			"data-after-close", "aborted", "unknown-connection", "reset-sent", "read-timeout-too-short", "user-timeout", "stalled", "send-failed",
@@ -250,19 +251,16 @@ func bits(list []verdict) (all uint64) {
 func (g *Engine) ask(s *story, list []verdict) []verdict {
 	explained := uint64(0)
 	for _, r := range rules {
-		if r.id == "closed-with-error" && len(list) > 0 {
-			break
-		}
-		if explained&r.bit != 0 {
+		if explained&r.bit != 0 || r.alone && len(list) > 0 {
 			continue
 		}
-		if v := r.judge(g, s); v != nil {
+		if v := r.judge(g, s); v.certainty != "" {
 			v.rule = r
 			explained |= r.overs
 			if g.lost > 0 && v.missing == "" {
 				v.missing = fmt.Sprintf("%s of this time were lost", plural(int(g.lost), "event"))
 			}
-			list = append(list, *v)
+			list = append(list, v)
 		}
 	}
 	return list

@@ -17,7 +17,7 @@ import (
 // who gives up sooner had another reason.
 const patience = 50 * time.Millisecond
 
-func sendFailed(g *Engine, s *story) *verdict {
+func sendFailed(g *Engine, s *story) verdict {
 	switch waited := time.Duration(s.closed.boot - min(s.opened.boot, s.closed.boot)); {
 	case s.failed > 0:
 	case s.busy > 0 && s.busy >= s.syn.events+s.rto.events: // no time-out was the path's
@@ -25,13 +25,13 @@ func sendFailed(g *Engine, s *story) *verdict {
 		if s.rto.events > 0 {
 			outcome = g.of(s, &s.rto)
 		}
-		return &verdict{outcome: outcome, certainty: Certain, cause: g.say(
+		return verdict{outcome: outcome, certainty: Certain, cause: g.say(
 			"what was to be sent again to %s had not left this host the first time (EBUSY, %s): it waits for a neighbour to answer (ARP, neighbour discovery), or in a queue of this host", peer(s.remote), times(int(s.busy)))}
 	case s.syn.events == 0 && s.opened.boot != 0 && s.closedFrom == events.SynSent && waited > 3*time.Second/2 && !s.reset.sent && !s.reset.received:
-		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+		return verdict{outcome: Failed, certainty: Likely, cause: g.say(
 			"no SYN to %s went again in %s: this host could not send it", peer(s.remote), dur(waited)), missing: "the error, which kernels before 6.17 do not show"}
 	default:
-		return nil
+		return verdict{}
 	}
 	var what string
 	switch s.sendErr {
@@ -48,7 +48,7 @@ func sendFailed(g *Engine, s *story) *verdict {
 	default:
 		what = "the error was " + s.sendErr.String()
 	}
-	v := &verdict{
+	v := verdict{
 		outcome: Pending, certainty: Certain,
 		cause: g.say("%s could not be sent (%s): %s", plural(int(s.failed), "segment"), s.sendErr, what),
 	}
@@ -63,11 +63,11 @@ func sendFailed(g *Engine, s *story) *verdict {
 	return v
 }
 
-func portsExhausted(g *Engine, s *story) *verdict {
+func portsExhausted(g *Engine, s *story) verdict {
 	// The kernel picks a port in connect(); no other way leads from SYN_SENT to
 	// CLOSE without one.
 	if s.closed.boot == 0 || s.closedFrom != events.SynSent || s.local.Port() != 0 || s.err != 0 {
-		return nil
+		return verdict{}
 	}
 	cause := "connect failed (EADDRNOTAVAIL) before a packet was sent: each port it may use is taken for " + peer(s.remote).String()
 	var taken []string
@@ -77,7 +77,7 @@ func portsExhausted(g *Engine, s *story) *verdict {
 	if s.held.waiting > 0 {
 		taken = append(taken, g.say("%d in TIME_WAIT (closed here in the last 60 s)", s.held.waiting))
 	}
-	v := &verdict{outcome: Failed, certainty: Certain}
+	v := verdict{outcome: Failed, certainty: Certain}
 	if first, last, ok := s.portRange(); ok {
 		cause += g.say("; ip_local_port_range has %s", plural(last-first+1, "port"))
 	}
@@ -99,15 +99,15 @@ func (s *story) portRange() (first, last int, ok bool) {
 	return first, last, err == nil && first <= last
 }
 
-func timeWaitCollision(g *Engine, s *story) *verdict {
+func timeWaitCollision(g *Engine, s *story) verdict {
 	if s.reset.badAcks == 0 {
-		return nil
+		return verdict{}
 	}
 	stamps := "no timestamps"
 	if s.reset.timestamps {
 		stamps = "with timestamps"
 	}
-	v := &verdict{
+	v := verdict{
 		certainty: Likely,
 		cause: g.say("%s answered the SYN with an ACK for an older connection of the same ports (%s): it still remembers that one, most often in TIME_WAIT; this host reset it",
 			peer(s.remote), stamps),
@@ -127,18 +127,18 @@ func timeWaitCollision(g *Engine, s *story) *verdict {
 	return v
 }
 
-func rejected(g *Engine, s *story) *verdict {
+func rejected(g *Engine, s *story) verdict {
 	if !s.reset.sent || s.reset.kind != events.KindFirewall {
-		return nil
+		return verdict{}
 	}
-	return &verdict{outcome: Failed, certainty: Certain, cause: s.reset.why}
+	return verdict{outcome: Failed, certainty: Certain, cause: s.reset.why}
 }
 
-func queueFull(g *Engine, s *story) *verdict {
+func queueFull(g *Engine, s *story) verdict {
 	if s.reset.overflow == 0 && !s.queueFull {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{certainty: Certain}
+	v := verdict{certainty: Certain}
 	switch {
 	case s.reset.overflow > 0:
 		v.outcome = Failed
@@ -169,27 +169,27 @@ func (g *Engine) ofHandshake(s *story) Outcome {
 	return ""
 }
 
-func refused(g *Engine, s *story) *verdict {
+func refused(g *Engine, s *story) verdict {
 	switch {
 	case s.reset.sent && s.reset.kind == events.KindRefused:
-		return &verdict{outcome: Failed, certainty: Certain, cause: g.say("nothing listens on %s", peer(s.local))}
+		return verdict{outcome: Failed, certainty: Certain, cause: g.say("nothing listens on %s", peer(s.local))}
 	case s.reset.received && s.reset.gotIn == events.SynSent, s.closedFrom == events.SynSent && s.err == econnrefused:
 		how := "with a reset: nothing listens there, or a firewall rejects it"
 		if !s.reset.received {
 			how = "without a reset (ECONNREFUSED): by ICMP, as firewalls reject"
 		}
-		return &verdict{outcome: Failed, certainty: Likely, cause: g.say("%s refused the connection %s", peer(s.remote), how)}
+		return verdict{outcome: Failed, certainty: Likely, cause: g.say("%s refused the connection %s", peer(s.remote), how)}
 	}
-	return nil
+	return verdict{}
 }
 
-func natReuse(g *Engine, s *story) *verdict {
+func natReuse(g *Engine, s *story) verdict {
 	if s.nat == nil || s.syn.most < 2 || s.established.boot != 0 || s.err != 0 && s.err != etimedout {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: g.ofConnect(s), certainty: Possible}
+	v := verdict{outcome: g.ofConnect(s), certainty: Possible}
 	if v.outcome == Recovered {
-		return nil
+		return verdict{}
 	}
 	v.cause = g.say("%s did not answer %s of %s, and had answered %s", peer(s.remote), plural(int(s.syn.most)+1, "SYN"), s.owner.name(), s.hint())
 	if who := g.answered(s); who != nil {
@@ -199,7 +199,7 @@ func natReuse(g *Engine, s *story) *verdict {
 	}
 	// The destination may have died since, unless a connection with it is well.
 	if other := g.open[s.nat.conn]; other == nil || other.troubled || other.left.boot != 0 || other.closed.boot != 0 {
-		return nil
+		return verdict{}
 	}
 	v.cause += ", whose connection is open and well"
 	return v
@@ -238,21 +238,21 @@ func (g *Engine) ofConnect(s *story) Outcome {
 	return Pending
 }
 
-func connectTimeout(g *Engine, s *story) *verdict {
+func connectTimeout(g *Engine, s *story) verdict {
 	gaveUp := s.closed.boot != 0 && s.closedFrom == events.SynSent && s.err == 0 && s.local.Port() != 0
 	if s.syn.events == 0 {
 		// Without a time-out: the application gave up in the first second.
 		if !gaveUp || s.opened.boot == 0 || s.reset.sent || s.reset.received || s.raced {
-			return nil
+			return verdict{}
 		}
 		waited := time.Duration(s.closed.boot - s.opened.boot)
 		if waited < patience {
-			return nil
+			return verdict{}
 		}
-		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+		return verdict{outcome: Failed, certainty: Likely, cause: g.say(
 			"the application gave up %s after its SYN to %s, before the first time-out (1 s) could send it again", dur(waited), peer(s.remote))}
 	}
-	v := &verdict{outcome: g.ofConnect(s), certainty: Certain}
+	v := verdict{outcome: g.ofConnect(s), certainty: Certain}
 	v.cause = g.say("%s to %s went unanswered", plural(int(s.syn.most)+1, "SYN"), peer(s.remote))
 	if at := s.synTimes(); at != "" {
 		v.cause += ", sent at " + at + " s"
@@ -306,11 +306,11 @@ func (s *story) synsLeft() (int, bool) {
 	return left, ok && left >= 0
 }
 
-func synackUnanswered(g *Engine, s *story) *verdict {
+func synackUnanswered(g *Engine, s *story) verdict {
 	if s.synack.events == 0 {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: g.ofHandshake(s), certainty: Certain}
+	v := verdict{outcome: g.ofHandshake(s), certainty: Certain}
 	v.cause = g.say("%s began a handshake with port %d and then answered no SYN-ACK", s.remote.Addr(), s.local.Port())
 	switch v.outcome {
 	case Recovered:

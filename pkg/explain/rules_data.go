@@ -27,19 +27,19 @@ func (g *Engine) of(s *story, r *series) Outcome {
 	return Pending
 }
 
-func readTimeout(g *Engine, s *story) *verdict {
+func readTimeout(g *Engine, s *story) verdict {
 	if s.left.boot == 0 || s.reset.received || s.err != 0 && s.err != econnreset || s.rto.runs > 1 || s.rto.most > 1 ||
 		s.repairs.events > 0 && s.repairs.first.boot < s.left.boot { // one that writes much may close with losses under way
-		return nil
+		return verdict{}
 	}
 	if s.leftTo == events.Close && !(s.reset.sent && !s.reset.answers) {
-		return nil // not this side's doing
+		return verdict{} // not this side's doing
 	}
 	if s.reset.sent && !s.reset.answers && s.reset.kind == events.KindKeepalive {
-		return nil
+		return verdict{}
 	}
 	if s.attached {
-		return nil // shutdown(SHUT_WR): it waits for the answer
+		return verdict{} // shutdown(SHUT_WR): it waits for the answer
 	}
 	var tried stamp // the kernel's own attempt, without an answer
 	var how string
@@ -56,24 +56,24 @@ func readTimeout(g *Engine, s *story) *verdict {
 		if s.rto.events == 0 {
 			certainty = Likely // a probe may be needless
 		}
-		return &verdict{outcome: Failed, certainty: certainty, cause: g.say(
+		return verdict{outcome: Failed, certainty: certainty, cause: g.say(
 			"the application closed %s after %s to %s that had not been answered", dur(since), how, peer(s.remote))}
 	case s.hasUnacked && s.srtt > 0 && s.unacked >= max(2*s.srtt, patience):
-		return &verdict{outcome: Failed, certainty: Likely, cause: g.say(
+		return verdict{outcome: Failed, certainty: Likely, cause: g.say(
 			"the application closed when its oldest byte to %s had been unacknowledged for %s, at a round-trip time of %s: it was lost, or its acknowledgment late, and the kernel's repair was still to come",
 			peer(s.remote), dur(s.unacked), dur(s.srtt))}
 	}
-	return nil
+	return verdict{}
 }
 
-func userTimeout(g *Engine, s *story) *verdict {
+func userTimeout(g *Engine, s *story) verdict {
 	if s.userTimeout == 0 || s.rto.events == 0 || s.closed.boot != 0 && s.err != etimedout {
-		return nil
+		return verdict{}
 	}
 	if s.closed.boot == 0 && g.of(s, &s.rto) == Recovered {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: g.of(s, &s.rto), certainty: Certain}
+	v := verdict{outcome: g.of(s, &s.rto), certainty: Certain}
 	v.cause = g.say("%s was silent, and the application allows that for %s (TCP_USER_TIMEOUT)", peer(s.remote), dur(s.userTimeout))
 	if s.closed.boot != 0 {
 		v.cause += g.say(": ETIMEDOUT %s after the first unanswered byte", dur(time.Duration(s.closed.boot-min(s.rto.since, s.closed.boot))))
@@ -83,16 +83,16 @@ func userTimeout(g *Engine, s *story) *verdict {
 	return v
 }
 
-func stalled(g *Engine, s *story) *verdict {
+func stalled(g *Engine, s *story) verdict {
 	r := &s.rto
 	if r.events == 0 {
-		return nil
+		return verdict{}
 	}
 	timedOut := s.failedClose() && s.err == etimedout
 	if !timedOut && r.most < 2 || !timedOut && r.most == 2 && s.repairs.events > 0 {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: g.of(s, r), certainty: Certain}
+	v := verdict{outcome: g.of(s, r), certainty: Certain}
 	silent := time.Duration(r.last.boot - min(r.since, r.last.boot))
 	v.cause = g.say("%s was silent through %s, the RTO growing from %s to %s", peer(s.remote), plural(int(r.most), "time-out"), dur(r.rto), dur(r.longest))
 	switch {
@@ -110,14 +110,14 @@ func stalled(g *Engine, s *story) *verdict {
 	return v
 }
 
-func orphanFIN(g *Engine, s *story) *verdict {
+func orphanFIN(g *Engine, s *story) verdict {
 	r := &s.fin
 	if r.events == 0 {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: g.of(s, r), certainty: Certain}
+	v := verdict{outcome: g.of(s, r), certainty: Certain}
 	if v.outcome == Recovered && r.most < 2 {
-		return nil // a loss like others
+		return verdict{} // a loss like others
 	}
 	v.cause = g.say("the application had closed, and %s did not acknowledge the rest: %s", peer(s.remote), plural(int(r.most), "time-out"))
 	switch {
@@ -132,19 +132,19 @@ func orphanFIN(g *Engine, s *story) *verdict {
 // floor is TCP_RTO_MIN. Where a time-out came sooner, somebody has lowered it.
 const floor = 200 * time.Millisecond
 
-func rtoFloor(g *Engine, s *story) *verdict {
+func rtoFloor(g *Engine, s *story) verdict {
 	r := &s.rto
 	if r.events == 0 || r.most > 1 || s.repairs.events > 0 || s.smallest == 0 || !near(s.remote.Addr()) {
-		return nil
+		return verdict{}
 	}
 	if r.rto < floor || r.rto < 20*s.smallest || s.smallest > 10*time.Millisecond {
-		return nil
+		return verdict{}
 	}
 	each := "after"
 	if r.events > 1 {
 		each = "the last after"
 	}
-	return &verdict{outcome: g.of(s, r), certainty: Certain, cause: g.say(
+	return verdict{outcome: g.of(s, r), certainty: Certain, cause: g.say(
 		"%s to %s, %s %s, which is %.0f times the smoothed round-trip time of %s: Linux waits at least 200 ms, however short the path",
 		plural(int(r.events), "time-out"), peer(s.remote), each, dur(r.rto), float64(r.rto)/float64(s.smallest), dur(s.smallest))}
 }
@@ -152,13 +152,13 @@ func rtoFloor(g *Engine, s *story) *verdict {
 // near reports whether an address is on a network of one's own.
 func near(a netip.Addr) bool { return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() }
 
-func reordering(g *Engine, s *story) *verdict {
+func reordering(g *Engine, s *story) verdict {
 	needless := s.dsacks - min(s.dsacksAt0, s.dsacks)
 	all := s.repaired()
 	if all == 0 || needless == 0 || needless*2 < all {
-		return nil
+		return verdict{}
 	}
-	return &verdict{outcome: Recovered, certainty: Likely, cause: g.say(
+	return verdict{outcome: Recovered, certainty: Likely, cause: g.say(
 		"%s sent again to %s, and %d of them had arrived (DSACK): they, or their acknowledgments, were late rather than lost", plural(int(all), "segment"), peer(s.remote), needless)}
 }
 
@@ -190,12 +190,12 @@ func share[T uint32 | uint64](n, of T) string {
 	return fmt.Sprintf("%.2g%%", p)
 }
 
-func loss(g *Engine, s *story) *verdict {
+func loss(g *Engine, s *story) verdict {
 	n := s.repaired()
 	if n == 0 {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: Recovered, certainty: Certain}
+	v := verdict{outcome: Recovered, certainty: Certain}
 	switch {
 	case s.failedClose():
 		v.outcome = Failed

@@ -11,10 +11,10 @@ import (
 // Rules about connections that were broken.
 
 // byKind judges a sent reset by its kind.
-func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*Engine, *story) *verdict {
-	return func(g *Engine, s *story) *verdict {
+func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*Engine, *story) verdict {
+	return func(g *Engine, s *story) verdict {
 		if !s.reset.sent || s.reset.kind != kind && !slices.Contains(also, s.reset.kind) || s.reset.flags&events.SYN != 0 {
-			return nil // a SYN is none of the connection's
+			return verdict{} // a SYN is none of the connection's
 		}
 		cause := s.reset.why
 		if cause == "" {
@@ -23,51 +23,51 @@ func byKind(kind events.Kind, certainty Certainty, also ...events.Kind) func(*En
 		if s.reset.state != 0 {
 			cause += ", in " + s.reset.state.String()
 		}
-		return &verdict{outcome: Failed, certainty: certainty, cause: g.say("this side reset the connection with %s: %s", peer(s.remote), cause)}
+		return verdict{outcome: Failed, certainty: certainty, cause: g.say("this side reset the connection with %s: %s", peer(s.remote), cause)}
 	}
 }
 
-func unknownConnection(g *Engine, s *story) *verdict {
+func unknownConnection(g *Engine, s *story) verdict {
 	if !s.reset.sent || s.reset.kind != events.KindOther || s.reset.flags&events.SYN != 0 {
-		return nil
+		return verdict{}
 	}
 	switch s.reset.state {
 	case 0, events.Close, events.Listen:
 	default:
-		return nil
+		return verdict{}
 	}
 	if s.prior {
-		return nil // what was on its way when the connection ended
+		return verdict{} // what was on its way when the connection ended
 	}
-	return &verdict{outcome: Failed, certainty: Certain, cause: g.say(
+	return verdict{outcome: Failed, certainty: Certain, cause: g.say(
 		"%s sent to a connection with port %d that does not exist here (any more): this host was restarted, the process gone long ago, or the packet is a stray one", peer(s.remote), s.local.Port())}
 }
 
-func otherReset(g *Engine, s *story) *verdict {
+func otherReset(g *Engine, s *story) verdict {
 	if !s.reset.sent || s.prior {
-		return nil
+		return verdict{}
 	}
 	switch s.reset.kind {
 	case events.KindOther, events.KindUnknown:
 	case events.KindTimeWait, events.KindDataAfterClose:
 		if s.reset.flags&events.SYN == 0 {
-			return nil // there is a rule for that
+			return verdict{} // there is a rule for that
 		}
 	default:
-		return nil
+		return verdict{}
 	}
 	where := ""
 	if s.reset.state != 0 {
 		where = " in " + s.reset.state.String()
 	}
-	return &verdict{outcome: Failed, certainty: Certain, cause: g.say("this side reset the connection with %s%s: %s", peer(s.remote), where, s.reset.why)}
+	return verdict{outcome: Failed, certainty: Certain, cause: g.say("this side reset the connection with %s%s: %s", peer(s.remote), where, s.reset.why)}
 }
 
-func resetByPeer(g *Engine, s *story) *verdict {
+func resetByPeer(g *Engine, s *story) verdict {
 	if !s.reset.received || s.reset.gotIn == events.SynSent || s.reset.sent {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: Failed, certainty: Certain, cause: g.say("%s reset the connection in %s", peer(s.remote), s.reset.gotIn)}
+	v := verdict{outcome: Failed, certainty: Certain, cause: g.say("%s reset the connection in %s", peer(s.remote), s.reset.gotIn)}
 	switch s.reset.gotIn {
 	case events.SynRecv, events.NewSynRecv:
 		v.cause = g.say("%s gave up its own handshake with port %d", s.remote.Addr(), s.local.Port())
@@ -82,11 +82,11 @@ func resetByPeer(g *Engine, s *story) *verdict {
 	return v
 }
 
-func closedWithError(g *Engine, s *story) *verdict {
+func closedWithError(g *Engine, s *story) verdict {
 	if !s.failedClose() {
-		return nil
+		return verdict{}
 	}
-	v := &verdict{outcome: Failed, certainty: Certain, cause: g.say("the connection with %s ended in %s with %s", peer(s.remote), s.closedFrom, s.err)}
+	v := verdict{outcome: Failed, certainty: Certain, cause: g.say("the connection with %s ended in %s with %s", peer(s.remote), s.closedFrom, s.err)}
 	switch {
 	case s.err == etimedout:
 		v.cause += ": window probes or keepalive probes went unanswered, of which no event tells"
