@@ -206,8 +206,8 @@ func Findings() []string {
 }
 
 // judge returns what is found of a story, the most specific first, until it is
-// called again. Of two ends on this host the one that caused it has the finding; who is at the other is
-// noted there.
+// called again. Of two ends on this host the one that caused it has the finding;
+// who is at the other is noted there.
 func (g *Engine) judge(s *story) []verdict {
 	g.judged[0] = g.ask(s, g.judged[0][:0])
 	own := g.judged[0]
