@@ -25,8 +25,8 @@ const (
 	pieceLen  = 64 << 10 // bytes of records taken at a time
 	maxRecord = 256      // no record is longer
 	prefixLen = 4        // before each record: its length
-	maxFree   = 16       // buffers kept to be used again
-	maxPlain  = 16       // pieces kept as they are: of more, the latter are compressed
+	maxFree   = 64       // buffers kept to be used again
+	maxPlain  = 64       // pieces kept as they are, more than a storm makes in a tick: of more, the latter are compressed
 )
 
 // spool takes records out of the ring buffer as they come and keeps them until
