@@ -403,6 +403,53 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
+// TestStrayAfterEnd: what was on its way when a connection ended well is no other
+// trouble, also if the kernel shows the end a moment later, and if nothing else was
+// known of the connection. A new SYN is none of it.
+func TestStrayAfterEnd(t *testing.T) {
+	const unknown = "unknown-connection failed certain 1"
+	for _, tt := range []struct {
+		name  string
+		known bool          // from its beginning
+		end   time.Duration // after the stray packet
+		flags events.Flags
+		port  uint16
+		want  string
+	}{
+		{name: "after", known: true, end: -time.Millisecond, flags: events.ACK},
+		{name: "just before", known: true, end: 20 * time.Microsecond, flags: events.ACK},
+		{name: "much later", known: true, end: -2 * time.Minute, flags: events.ACK, want: unknown},
+		{name: "unknown", end: -time.Millisecond, flags: events.ACK},
+		{name: "another port", known: true, end: -time.Millisecond, flags: events.ACK, port: 1, want: unknown},
+		{name: "syn", known: true, end: -time.Millisecond, flags: events.SYN, want: "reset-sent failed certain 1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScript(Options{})
+			c := conn(1, 7, "app")
+			end := turn(c, events.LastAck, events.Close, 0)
+			stray := conn(1, 0, "")
+			stray.LPort += tt.port
+			stray.Conn, stray.Type, stray.Kind, stray.Direction, stray.State = 0, events.Reset, events.KindOther, events.Sent, events.Listen
+			stray.Known, stray.TriggerFlags = events.HasTrigger, tt.flags
+			if tt.known {
+				s.add(turn(c, events.Listen, events.SynRecv, 0))
+				s.add(turn(c, events.SynRecv, events.Established, 0))
+				s.after(time.Second)
+			}
+			if tt.end > 0 {
+				s.add(stray)
+				s.after(tt.end).add(end)
+			} else {
+				s.add(end)
+				s.after(-tt.end).add(stray)
+			}
+			if got := found(s.g.Report(time.Time{})); got != tt.want {
+				t.Errorf("found %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestLives: what is left of a socket in TIME_WAIT has its cookie, which is not
 // all of conn where somebody else had asked for it before.
 func TestLives(t *testing.T) {

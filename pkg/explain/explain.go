@@ -14,6 +14,7 @@ package explain
 
 import (
 	"cmp"
+	"encoding/binary"
 	"maps"
 	"net/netip"
 	"slices"
@@ -55,8 +56,9 @@ const (
 	grace = time.Second
 	// maxEnding bounds those that are kept open for that; in a storm it is less.
 	maxEnding = 1 << 14
-	// maxLeft bounds the connects that were given up whose late answers are known.
-	maxLeft = 1 << 12
+	// maxLeft bounds the connections that ended well, or were given up before they
+	// began, of which it is known that packets may still come.
+	maxLeft = 1 << 14
 	// together is how far apart the stories of two ends of a connection may be.
 	together = 5 * time.Second
 	// maxNets bounds the namespaces whose settings are remembered.
@@ -77,7 +79,7 @@ type Engine struct {
 	recent queue             // of those that closed without trouble
 	ended  queue             // of those with trouble that are over, by the time they ended
 	ends   map[stray]*story  // the last one in trouble of each
-	left   map[stray]uint64  // when connects were given up, boot time: an answer may come yet
+	left   *left             // what ended without trouble, or before it began
 	world  world
 	found  findings
 	brief  bool         // verdicts need no words
@@ -125,7 +127,7 @@ type known struct {
 // New returns an engine that has seen nothing.
 func New(o Options) *Engine {
 	return &Engine{
-		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, left: map[stray]uint64{}, settings: map[uint32]*known{},
+		o: o, open: map[uint64]*story{}, lives: map[uint64]uint64{}, stray: map[stray]*story{}, ends: map[stray]*story{}, left: new(left), settings: map[uint32]*known{},
 		world: newWorld(), found: newFindings(),
 	}
 }
@@ -156,6 +158,7 @@ func (g *Engine) Add(e *events.Event) {
 	if s == nil {
 		if e.Type == events.StateChange && e.NewState == events.Close && !e.Failed() {
 			g.world.closed(e, nil)
+			g.left.add(endsOf(netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort), e.NetNS), e.Boot)
 			return // the end of one that was never in trouble
 		}
 		s = g.begin(e)
@@ -182,6 +185,7 @@ func (g *Engine) Add(e *events.Event) {
 		s.ending = true
 		g.ended.push(s, e.Boot)
 	case !s.troubled && s.closed.boot != 0:
+		g.left.add(s.ends(), e.Boot)
 		g.recent.push(s, 0)
 		g.forget()
 	}
@@ -198,9 +202,6 @@ func (g *Engine) Add(e *events.Event) {
 func (g *Engine) know(s *story) {
 	s.known, s.meeting = true, s.ends()
 	if before := g.ends[s.meeting]; before != nil && s.began.boot < before.last.boot+uint64(timeWait) {
-		s.prior = true
-	}
-	if at, gaveUp := g.left[s.meeting]; gaveUp && s.began.boot < at+uint64(timeWait) {
 		s.prior = true
 	}
 	g.ends[s.meeting] = s
@@ -340,7 +341,7 @@ func (g *Engine) retire(now uint64) {
 func (g *Engine) restart() {
 	g.decideAll()
 	g.open, g.stray, g.ends, g.settings = map[uint64]*story{}, map[stray]*story{}, map[stray]*story{}, map[uint32]*known{}
-	g.left = map[stray]uint64{}
+	g.left = new(left)
 	g.lives = map[uint64]uint64{}
 	g.quiet, g.recent, g.ended, g.calm = queue{}, queue{}, queue{}, 0
 	g.world = newWorld()
@@ -367,12 +368,12 @@ func (g *Engine) decide(s *story) {
 	}
 	g.drop(s)
 	if g.wanted(s) {
+		// Asked now: the kernel lets go of a socket before it shows that. A SYN
+		// is none of the connection's before.
+		s.prior = s.prior || s.conn == 0 && s.reset.flags&(events.SYN|events.ACK) != events.SYN && g.left.has(s.ends(), s.began.boot)
 		g.found.add(g, s, g.judge(s))
-		if s.closedFrom == events.SynSent && s.local.Port() != 0 && s.known {
-			if len(g.left) >= maxLeft {
-				clear(g.left)
-			}
-			g.left[s.meeting] = s.closed.boot
+		if s.closedFrom == events.SynSent && s.local.Port() != 0 {
+			g.left.add(s.ends(), s.closed.boot)
 		}
 	}
 	// The other end may still need to see it: it goes when that has no use for
@@ -397,6 +398,32 @@ func (g *Engine) wanted(s *story) bool {
 	}
 	c := g.connection(s)
 	return g.o.Only(&c)
+}
+
+// left is when connections ended after which packets may still come, that were on
+// their way, or late answers: by their ends. A later one may take another's place.
+type left [maxLeft]struct {
+	ends stray
+	at   uint64 // boot time; 0: none
+}
+
+func (l *left) index(k *stray) uint32 {
+	h := uint64(k.local.port)<<16 | uint64(k.remote.port)
+	for _, e := range []*end{&k.local, &k.remote} {
+		h = (h ^ binary.LittleEndian.Uint64(e.addr[8:])) * 0x9e3779b97f4a7c15
+	}
+	return uint32(h>>32) % maxLeft
+}
+
+func (l *left) add(k stray, at uint64) {
+	place := &l[l.index(&k)]
+	place.ends, place.at = k, at
+}
+
+// has reports whether a connection with these ends had ended not long before.
+func (l *left) has(k stray, boot uint64) bool {
+	place := &l[l.index(&k)]
+	return place.at != 0 && boot < place.at+uint64(timeWait) && place.ends == k
 }
 
 // settingsOf asks for the settings of e's namespace, but not too often.

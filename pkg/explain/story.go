@@ -37,7 +37,7 @@ type story struct {
 	known    bool   // it is among the ends
 	gone     bool   // it is decided, or was forgotten
 	found    uint64 // bits of the rules that had something to say, before the other end was asked
-	prior    bool   // another in trouble had the same ends before
+	prior    bool   // another had the same ends before: in trouble, or of what may still come after it
 
 	active, passive bool // it connected; it was accepted
 	opened          stamp
@@ -157,16 +157,14 @@ type resets struct {
 // burst is how close to each other repairs belong together.
 const burst = 10 * time.Millisecond
 
-func (s *story) tuple() tuple {
-	return tuple{endOf(s.local.Addr(), s.local.Port()), endOf(s.remote.Addr(), s.remote.Port())}
-}
-
 // ends is what both ends of a connection on this host have in common: addresses
 // and ports, and on loopback, of which each namespace has its own, that.
-func (s *story) ends() stray {
-	k := stray{tuple: s.tuple()}
-	if s.local.Addr().Unmap().IsLoopback() && s.remote.Addr().Unmap().IsLoopback() {
-		k.netns = s.netns
+func (s *story) ends() stray { return endsOf(s.local, s.remote, s.netns) }
+
+func endsOf(local, remote netip.AddrPort, netns uint32) stray {
+	k := stray{tuple: tuple{endOf(local.Addr(), local.Port()), endOf(remote.Addr(), remote.Port())}}
+	if local.Addr().Unmap().IsLoopback() && remote.Addr().Unmap().IsLoopback() {
+		k.netns = netns
 	}
 	return k
 }
