@@ -412,13 +412,15 @@ func TestStrayAfterEnd(t *testing.T) {
 		name  string
 		known bool          // from its beginning
 		end   time.Duration // after the stray packet
+		from  events.State  // the end; else LAST_ACK
 		flags events.Flags
 		port  uint16
 		want  string
 	}{
+		{name: "no FIN", known: true, end: -time.Millisecond, from: events.Established, flags: events.ACK, want: unknown},
 		{name: "after", known: true, end: -time.Millisecond, flags: events.ACK},
 		{name: "just before", known: true, end: 20 * time.Microsecond, flags: events.ACK},
-		{name: "much later", known: true, end: -2 * time.Minute, flags: events.ACK, want: unknown},
+		{name: "later", known: true, end: -10 * time.Second, flags: events.ACK, want: unknown},
 		{name: "unknown", end: -time.Millisecond, flags: events.ACK},
 		{name: "another port", known: true, end: -time.Millisecond, flags: events.ACK, port: 1, want: unknown},
 		{name: "syn", known: true, end: -time.Millisecond, flags: events.SYN, want: "reset-sent failed certain 1"},
@@ -426,7 +428,10 @@ func TestStrayAfterEnd(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScript(Options{})
 			c := conn(1, 7, "app")
-			end := turn(c, events.LastAck, events.Close, 0)
+			if tt.from == 0 {
+				tt.from = events.LastAck
+			}
+			end := turn(c, tt.from, events.Close, 0)
 			stray := conn(1, 0, "")
 			stray.LPort += tt.port
 			stray.Conn, stray.Type, stray.Kind, stray.Direction, stray.State = 0, events.Reset, events.KindOther, events.Sent, events.Listen

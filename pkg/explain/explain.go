@@ -59,7 +59,8 @@ const (
 	// maxLeft bounds the connections that ended well, or were given up before they
 	// began, of which it is known that packets may still come.
 	maxLeft = 1 << 14
-	// together is how far apart the stories of two ends of a connection may be.
+	// together is how far apart the stories of two ends of a connection may be,
+	// and how long packets may be on their way.
 	together = 5 * time.Second
 	// maxNets bounds the namespaces whose settings are remembered.
 	maxNets = 1 << 10
@@ -158,7 +159,9 @@ func (g *Engine) Add(e *events.Event) {
 	if s == nil {
 		if e.Type == events.StateChange && e.NewState == events.Close && !e.Failed() {
 			g.world.closed(e, nil)
-			g.left.add(endsOf(netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort), e.NetNS), e.Boot)
+			if orderly(e.OldState) {
+				g.left.add(endsOf(netip.AddrPortFrom(e.LAddr, e.LPort), netip.AddrPortFrom(e.RAddr, e.RPort), e.NetNS), e.Boot+uint64(together))
+			}
 			return // the end of one that was never in trouble
 		}
 		s = g.begin(e)
@@ -185,7 +188,9 @@ func (g *Engine) Add(e *events.Event) {
 		s.ending = true
 		g.ended.push(s, e.Boot)
 	case !s.troubled && s.closed.boot != 0:
-		g.left.add(s.ends(), e.Boot)
+		if orderly(s.closedFrom) {
+			g.left.add(s.ends(), e.Boot+uint64(together))
+		}
 		g.recent.push(s, 0)
 		g.forget()
 	}
@@ -373,7 +378,7 @@ func (g *Engine) decide(s *story) {
 		s.prior = s.prior || s.conn == 0 && s.reset.flags&(events.SYN|events.ACK) != events.SYN && g.left.has(s.ends(), s.began.boot)
 		g.found.add(g, s, g.judge(s))
 		if s.closedFrom == events.SynSent && s.local.Port() != 0 {
-			g.left.add(s.ends(), s.closed.boot)
+			g.left.add(s.ends(), s.closed.boot+uint64(timeWait))
 		}
 	}
 	// The other end may still need to see it: it goes when that has no use for
@@ -400,11 +405,16 @@ func (g *Engine) wanted(s *story) bool {
 	return g.o.Only(&c)
 }
 
-// left is when connections ended after which packets may still come, that were on
-// their way, or late answers: by their ends. A later one may take another's place.
+// orderly reports whether a connection that closed in that state had both FINs.
+func orderly(s events.State) bool {
+	return s == events.LastAck || s == events.FinWait2 || s == events.Closing
+}
+
+// left is until when packets may come for connections that ended: what was on its
+// way, or a late answer. By their ends; a later one may take another's place.
 type left [maxLeft]struct {
-	ends stray
-	at   uint64 // boot time; 0: none
+	ends  stray
+	until uint64 // boot time; 0: none
 }
 
 func (l *left) index(k *stray) uint32 {
@@ -415,15 +425,15 @@ func (l *left) index(k *stray) uint32 {
 	return uint32(h>>32) % maxLeft
 }
 
-func (l *left) add(k stray, at uint64) {
+func (l *left) add(k stray, until uint64) {
 	place := &l[l.index(&k)]
-	place.ends, place.at = k, at
+	place.ends, place.until = k, until
 }
 
-// has reports whether a connection with these ends had ended not long before.
+// has reports whether a packet may still come for a connection with these ends.
 func (l *left) has(k stray, boot uint64) bool {
 	place := &l[l.index(&k)]
-	return place.at != 0 && boot < place.at+uint64(timeWait) && place.ends == k
+	return boot < place.until && place.ends == k
 }
 
 // settingsOf asks for the settings of e's namespace, but not too often.
