@@ -184,7 +184,12 @@ func (a *app) newExplainer(cmd *cobra.Command, f *streamFlags, settings func([]u
 }
 
 // Append implements [pipeline.Sink].
-func (x *explainer) Append(e *events.Event) error { x.engine.Add(e); return nil }
+func (x *explainer) Append(batch []events.Event) error {
+	for i := range batch {
+		x.engine.Add(&batch[i])
+	}
+	return nil
+}
 
 // Tick implements [pipeline.Sink].
 func (*explainer) Tick(func() events.Summary) error { return nil }
@@ -195,11 +200,11 @@ func (*explainer) Finish(*events.Summary) error { return nil }
 // both are sinks that get the same, the second after the first.
 type both [2]pipeline.Sink
 
-func (b both) Append(e *events.Event) error {
-	if err := b[0].Append(e); err != nil {
+func (b both) Append(batch []events.Event) error {
+	if err := b[0].Append(batch); err != nil {
 		return err
 	}
-	return b[1].Append(e)
+	return b[1].Append(batch)
 }
 
 func (b both) Tick(soFar func() events.Summary) error {

@@ -334,7 +334,7 @@ type sunk struct {
 	err   error
 }
 
-func (s *sunk) Append(*events.Event) error       { s.calls++; return s.err }
+func (s *sunk) Append([]events.Event) error      { s.calls++; return s.err }
 func (s *sunk) Tick(func() events.Summary) error { s.calls++; return s.err }
 func (s *sunk) Finish(*events.Summary) error     { s.calls++; return s.err }
 
@@ -342,7 +342,7 @@ func TestBoth(t *testing.T) {
 	var fine sunk
 	full := sunk{err: errors.New("full")}
 	b := both{&fine, &full}
-	for _, err := range []error{b.Append(&events.Event{}), b.Tick(nil), b.Finish(nil)} {
+	for _, err := range []error{b.Append(make([]events.Event, 1)), b.Tick(nil), b.Finish(nil)} {
 		if !errors.Is(err, full.err) {
 			t.Errorf("%v", err)
 		}

@@ -142,10 +142,8 @@ func recorded(t *testing.T, evs []events.Event) (list []events.Event) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range evs {
-		if err := w.Append(&evs[i]); err != nil {
-			t.Fatal(err)
-		}
+	if err := w.Append(evs); err != nil {
+		t.Fatal(err)
 	}
 	if err := w.Finish(&events.Summary{}); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,7 @@
 
 // Package pipeline is the one loop that every stream goes through:
 //
-//	source -> keep? -> print, record
+//	source -> keep? -> record, print
 //
 // where the source is a kernel or a recording. It knows neither, nor files.
 package pipeline
@@ -52,8 +52,9 @@ type Counts struct {
 
 // Sink takes what is printed, too, as a recording does.
 type Sink interface {
-	// Append takes an event, or a lost one. It keeps nothing that e refers to.
-	Append(e *events.Event) error
+	// Append takes some events, lost ones among them. It keeps nothing that they
+	// refer to.
+	Append(batch []events.Event) error
 	// Tick is called after each read: about ten times a second when nothing
 	// happens. soFar is the summary up to there, without the audit.
 	Tick(soFar func() events.Summary) error
@@ -99,21 +100,7 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 		var rerr error
 		shown := r.shown
 		batch, rerr = src.Read(ctx, batch[:0])
-		for i := range batch {
-			if o.Count > 0 && r.shown == o.Count && batch[i].Type != events.Lost {
-				r.filtered++ // what comes after the last wanted event is not wanted
-				continue
-			}
-			if err = r.event(&batch[i]); err != nil {
-				break
-			}
-			if len(r.buf) >= flushLen {
-				if err = r.flush(); err != nil {
-					break
-				}
-			}
-		}
-		if err != nil {
+		if err = r.show(batch); err != nil {
 			break
 		}
 		switch {
@@ -159,27 +146,55 @@ type run struct {
 	sinkErr  error
 }
 
-// event shows e, if it is wanted. The error is the sink's.
-func (r *run) event(e *events.Event) error {
+// show records the events that are wanted, which it moves to the front of batch,
+// and then prints them, so that what is on screen is in the recording. The error
+// is that of one of the two.
+func (r *run) show(batch []events.Event) error {
+	n := 0
+	for i := range batch {
+		if !r.wants(&batch[i]) {
+			continue
+		}
+		if n < i {
+			batch[n] = batch[i]
+		}
+		n++
+	}
+	if r.o.Sink != nil && n > 0 {
+		if r.sinkErr = r.o.Sink.Append(batch[:n]); r.sinkErr != nil {
+			return r.sinkErr
+		}
+	}
+	if r.o.Printer == nil {
+		return nil
+	}
+	for i := range batch[:n] {
+		r.buf = r.o.Printer.AppendEvent(r.buf, &batch[i])
+		if len(r.buf) >= flushLen {
+			if err := r.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wants reports whether e is to be shown, and counts it.
+func (r *run) wants(e *events.Event) bool {
 	if e.Type == events.Lost {
 		if r.o.Warn != nil {
 			r.o.Warn(e)
 		}
-	} else {
-		if r.o.Keep != nil && !r.o.Keep(e) {
-			r.filtered++
-			return nil
-		}
-		r.shown++
-		r.byKind[e.Kind]++
+		return true
 	}
-	if r.o.Printer != nil {
-		r.buf = r.o.Printer.AppendEvent(r.buf, e)
+	// What comes after the last wanted event is not wanted.
+	if r.o.Count > 0 && r.shown == r.o.Count || r.o.Keep != nil && !r.o.Keep(e) {
+		r.filtered++
+		return false
 	}
-	if r.o.Sink != nil {
-		r.sinkErr = r.o.Sink.Append(e)
-	}
-	return r.sinkErr
+	r.shown++
+	r.byKind[e.Kind]++
+	return true
 }
 
 func (r *run) flush() error {

@@ -139,8 +139,8 @@ type sink struct {
 	appendErr, tickErr, finishErr error
 }
 
-func (s *sink) Append(e *events.Event) error {
-	s.got = append(s.got, *e)
+func (s *sink) Append(batch []events.Event) error {
+	s.got = append(s.got, batch...)
 	return s.appendErr
 }
 
@@ -181,6 +181,31 @@ func TestSink(t *testing.T) {
 		}
 	}
 }
+
+// What is on screen was recorded before, however large a batch is.
+func TestRecordedFirst(t *testing.T) {
+	s := &sink{}
+	printed, writes := -1, 0 // without the heading
+	out := writerFunc(func(b []byte) (int, error) {
+		printed += bytes.Count(b, []byte("\n"))
+		writes++
+		if printed > len(s.got) {
+			t.Errorf("%d are printed, %d recorded", printed, len(s.got))
+		}
+		return len(b), nil
+	})
+	src := &script{batches: [][]events.Event{some(20_000, events.KindRTO), some(1, events.KindRTO)}}
+	if _, err := Run(t.Context(), src, Options{Printer: printer(t), Out: out, Sink: s}); err != nil {
+		t.Fatal(err)
+	}
+	if printed != 20_001 || len(s.got) != 20_001 || writes < 4 {
+		t.Errorf("%d printed in %d writes, %d recorded", printed, writes, len(s.got))
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // An error of the sink ends the run; an error of anything else leaves a
 // recording that is finished.

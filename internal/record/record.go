@@ -227,20 +227,23 @@ func (r *Recorder) Start(info recording.Info, tell Teller) error {
 	return nil
 }
 
-// Append takes an event. It waits only if a lot of them wait for the disk.
-func (r *Recorder) Append(e *events.Event) error {
-	if e.NetNS != r.last && e.NetNS != 0 {
-		r.see(e.NetNS)
-	}
-	if e.Type == events.Lost {
-		r.lost += e.Count
+// Append takes events. It waits only if a lot of them wait for the disk.
+func (r *Recorder) Append(batch []events.Event) error {
+	for i := range batch {
+		e := &batch[i]
+		if e.NetNS != r.last && e.NetNS != 0 {
+			r.see(e.NetNS)
+		}
+		if e.Type == events.Lost {
+			r.lost += e.Count
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
 		return r.err
 	}
-	r.fail(r.w.Append(e))
+	r.fail(r.w.Append(batch))
 	if !r.armed {
 		r.armed = true
 		// The rest of the time is for the disk.

@@ -52,8 +52,7 @@ func began(t *testing.T, path string, o Options, tell Teller) *Recorder {
 func (r *Recorder) mustAppend(t *testing.T, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		e := event(i)
-		if err := r.Append(&e); err != nil {
+		if err := r.Append([]events.Event{event(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -214,7 +213,7 @@ func TestSyncFails(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		e := event(1)
-		if err := r.Append(&e); !errors.Is(err, broken) {
+		if err := r.Append([]events.Event{e}); !errors.Is(err, broken) {
 			t.Errorf("%v", err)
 		}
 		if err := r.Finish(&events.Summary{}); !errors.Is(err, broken) {
@@ -254,7 +253,7 @@ func fill(r *Recorder) (made int, err error) {
 		e.Conn *= 0x9e3779b97f4a7c15 // what does not compress
 		e.Seq = uint32(e.Conn >> 32)
 		e.Known |= events.HasSeq
-		if err = r.Append(&e); err == nil {
+		if err = r.Append([]events.Event{e}); err == nil {
 			made++
 		}
 	}
@@ -449,7 +448,7 @@ func TestRotateBySize(t *testing.T) {
 			e := event(made)
 			e.Seq = uint32(e.Conn >> 32)
 			e.Known |= events.HasSeq
-			if err := r.Append(&e); err != nil {
+			if err := r.Append([]events.Event{e}); err != nil {
 				t.Fatal(err)
 			}
 			made++
@@ -662,9 +661,9 @@ func TestSettings(t *testing.T) {
 // Nothing is allocated for an event.
 func TestAllocs(t *testing.T) {
 	r := began(t, filepath.Join(t.TempDir(), "a"), Options{}, Teller{})
-	e := event(1)
+	batch := []events.Event{event(1)}
 	if n := testing.AllocsPerRun(10_000, func() {
-		if err := r.Append(&e); err != nil {
+		if err := r.Append(batch); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -711,7 +710,7 @@ func TestSpan(t *testing.T) {
 	r := began(t, dir, Options{MaxAge: time.Hour, now: c.Now}, Teller{})
 	for i := range 30 { // a file for each ten
 		e := event(i * 1000)
-		if err := r.Append(&e); err != nil {
+		if err := r.Append([]events.Event{e}); err != nil {
 			t.Fatal(err)
 		}
 		c.advance(1000 * time.Second)
@@ -985,7 +984,7 @@ func TestStream(t *testing.T) {
 				return
 			}
 			e := event(0)
-			if err := errors.Join(r.Append(&e), r.Tick(nil)); err != nil {
+			if err := errors.Join(r.Append([]events.Event{e}), r.Tick(nil)); err != nil {
 				t.Error(err)
 			}
 			recorder <- r
@@ -1032,7 +1031,7 @@ func TestBackpressure(t *testing.T) {
 			e := event(i)
 			e.Seq, e.EndSeq, e.Conn, e.Cookie = rand.Uint32(), rand.Uint32(), rand.Uint64(), rand.Uint64()
 			e.Known |= events.HasSeq
-			if err := r.Append(&e); err != nil {
+			if err := r.Append([]events.Event{e}); err != nil {
 				done <- err
 				return
 			}
@@ -1082,7 +1081,7 @@ func TestBackpressureOfFiles(t *testing.T) {
 				e := event(i)
 				e.Seq, e.EndSeq, e.Conn, e.Cookie = rand.Uint32(), rand.Uint32(), rand.Uint64(), rand.Uint64()
 				e.Known |= events.HasSeq
-				err := r.Append(&e)
+				err := r.Append([]events.Event{e})
 				if err == nil && i%1000 == 0 {
 					err = r.Tick(func() events.Summary { return events.Summary{} })
 				}
@@ -1207,10 +1206,10 @@ func TestLostInParts(t *testing.T) {
 	total := events.Summary{Lost: 100}
 	for i, n := range []uint64{0, 30, 70} {
 		e := event(i)
-		if err := r.Append(&e); err != nil {
+		if err := r.Append([]events.Event{e}); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Append(&events.Event{Type: events.Lost, Of: events.Reset, Count: n, Time: e.Time, Boot: e.Boot}); err != nil {
+		if err := r.Append([]events.Event{{Type: events.Lost, Of: events.Reset, Count: n, Time: e.Time, Boot: e.Boot}}); err != nil {
 			t.Fatal(err)
 		}
 		if total.Events++; i < 2 {

@@ -54,10 +54,11 @@ func BenchmarkAppend(b *testing.B) {
 		if n%len(batch) == 0 {
 			copy(batch, list[n%len(list):])
 		}
-		if err := w.Append(&batch[n%len(batch)]); err != nil {
-			b.Fatal(err)
+		if n++; n%len(batch) == 0 {
+			if err := w.Append(batch); err != nil {
+				b.Fatal(err)
+			}
 		}
-		n++
 	}
 	for n < len(list) { // until all buffers have their size
 		next()

@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"unsafe"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
@@ -23,19 +25,24 @@ const (
 )
 
 const (
-	maxText      = 1 << 20           // bytes in an event, or in settings
-	maxValues    = 1024              // in settings
-	maxSettings  = 4096              // in a block
-	maxAllValues = 1 << 17           // in all settings of a block
-	mostTexts    = 2*maxValues + 16  // that an event or settings can add
-	measureEach  = 64                // events between two measurements of the columns
-	mostAdded    = measureEach * 600 // bytes of columns that these add, at most
-	almostFull   = maxRaw - 2*maxText
+	maxText      = 1 << 20 // bytes in an event, or in settings
+	maxValues    = 1024    // in settings
+	maxSettings  = 4096    // in a block
+	maxAllValues = 1 << 17 // in all settings of a block
+
+	// Events are added a chunk at a time, whose texts have at most maxText bytes.
+	chunkLen  = 256                               // no more: indices are bytes
+	maxShapes = 64                                // in a chunk; no more: they are bits
+	mostTexts = max(2*maxValues, 16*chunkLen)     // that settings or a chunk can add
+	muchRaw   = maxRaw - 2*maxText - chunkLen*600 // bytes: there is room for settings or a chunk
 )
 
-// block is the one under way. Its columns are written as events come.
+// block is the one under way. Its columns are written as events come: of a chunk
+// row by row what depends on the rows before, such as the connection, and then
+// column by column the rest, which takes less time so.
 type block struct {
-	n      int // events
+	seed   uint64 // of hashes: a peer may choose what is in them
+	n      int    // events
 	header blockHeader
 	texts  texts
 
@@ -60,30 +67,38 @@ type block struct {
 	settings []byte
 	nsets    int // settings
 	values   int // in them
-	size     int // of all columns, when it was measured last
 	scratch  []byte
+
+	chunk chunk
+}
+
+// chunk is what is known of the events that are being added.
+type chunk struct {
+	forms, backs, owners [chunkLen]uint64 // what is written of them
+	shapes               []*shape         // that they have, each once
+	shapeOf              [chunkLen]uint8  // index in shapes
+	at                   [chunkLen]uint8  // the events that have a column
 }
 
 // shape is a form with what follows from it.
 type shape struct {
 	form
-	row     int       // in the block; -1: not in it yet
-	plain   []*column // numbers that are written as they are
-	conn    []*column // numbers of coding perConn, less nothing
-	columns []*column // the rest
-	others  []word    // that are zero in its events: or else the form is another
+	row    int       // in the block; -1: not in it yet
+	index  int       // in the chunk's, if it is there
+	conn   []*column // of coding perConn
+	others []word    // that are zero in its events: or else the form is another
 }
 
 func newBlock() block {
 	return block{
-		texts: texts{seed: maphash.MakeSeed()}, shapes: map[form]*shape{},
+		seed: rand.Uint64(), texts: texts{seed: maphash.MakeSeed()}, shapes: map[form]*shape{},
 	}
 }
 
 func (b *block) empty() bool { return b.n == 0 && b.nsets == 0 }
 
 func (b *block) clear() {
-	b.n, b.nsets, b.values, b.size = 0, 0, 0, 0
+	b.n, b.nsets, b.values = 0, 0, 0
 	b.header = blockHeader{}
 	b.texts.clear()
 	for _, t := range []*tableWriter{&b.forms, &b.owners, &b.conns, &b.events} {
@@ -101,43 +116,111 @@ func (b *block) clear() {
 	}
 }
 
-// full reports whether an event or settings with that many bytes of text have
-// no room.
-func (b *block) full(text int) bool {
-	if b.n%measureEach == 0 {
-		b.size = b.forms.size() + b.owners.size() + b.conns.size() + b.events.size()
-	}
+// full reports whether settings or a chunk have no room.
+func (b *block) full() bool {
+	size := b.forms.size() + b.owners.size() + b.conns.size() + b.events.size() +
+		len(b.texts.data) + 4*b.texts.len() + len(b.settings)
 	return b.n >= maxEvents || b.nsets >= maxSettings || b.values > maxAllValues-maxValues ||
-		b.texts.len() > maxTexts-mostTexts ||
-		b.size+mostAdded+len(b.texts.data)+4*b.texts.len()+len(b.settings)+text > almostFull
+		b.texts.len() > maxTexts-mostTexts || size > muchRaw
 }
 
-// add adds e.
-func (b *block) add(e *events.Event) {
-	h := &b.header
+// fit returns how many of the first events of list make a chunk, unless the
+// block is full: 0 if the first has too many bytes of text.
+func (b *block) fit(list []events.Event) (n int) {
+	text := 0
+	for n < min(len(list), chunkLen, maxEvents-b.n) {
+		if text += textLen(&list[n]); text > maxText {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// textLen is how many bytes those of e's texts have that may be long, at most.
+func textLen(e *events.Event) int {
+	return 5*len(e.Sharers) + len(e.NetNSName) + len(e.User) + len(e.Cgroup) +
+		len(e.Unit) + len(e.Container) + len(e.Pod) + len(e.Reason) + len(e.Why) +
+		len(e.LAddr.Zone()) + len(e.RAddr.Zone())
+}
+
+// add adds the first of some events that fit, and returns how many.
+func (b *block) add(list []events.Event) int {
 	if b.n == 0 {
+		h, e := &b.header, &list[0]
 		h.first, h.from, h.to = e.Boot, e.Time, e.Time
 		h.clock = e.Time - int64(e.Boot)
 		b.events.streams[timeColumn].last = uint64(h.clock)
 	}
+	k, conns, n := &b.chunk, len(b.connOf), 0
+	for k.shapes = k.shapes[:0]; n < len(list) && len(k.shapes) < maxShapes; n++ {
+		b.addRow(n, &list[n])
+	}
+	b.n += n
+	b.events.n += n
+	b.events.streams[formID].putAll(k.forms[:n])
+	b.events.streams[connID].putAll(k.backs[:n])
+	b.events.streams[ownerID].putAll(k.owners[:n])
+	b.addColumns(list[:n])
+	if added := len(b.connOf) - conns; added > 0 {
+		b.conns.addAll(connColumns, rowsOf(b.connOf[conns:]), added, &b.texts)
+	}
+	return n
+}
+
+// addRow adds what depends on the rows before of the event that is number i of
+// the chunk.
+func (b *block) addRow(i int, e *events.Event) {
+	h, k := &b.header, &b.chunk
 	h.last, h.from, h.to = e.Boot, min(h.from, e.Time), max(h.to, e.Time)
 	if e.Type == events.Lost {
 		h.lost += e.Count
 	}
-	b.n++
-
 	s := b.shape(e)
-	b.events.streams[formID].put(uint64(s.row))
-	c, back := b.conn(e)
-	b.events.streams[connID].put(uint64(back))
-	state := b.state[c*slots : (c+1)*slots]
+	if s.index >= len(k.shapes) || k.shapes[s.index] != s {
+		s.index = len(k.shapes)
+		k.shapes = append(k.shapes, s)
+	}
+	k.shapeOf[i] = uint8(s.index)
+	k.forms[i] = uint64(s.row)
+	row, back := b.conn(e)
+	k.backs[i] = uint64(back)
+	state := b.state[row*slots : (row+1)*slots]
 	o := int(state[0])
 	if o >= len(b.ownerOf) || !b.ownerOf[o].is(e) {
 		o = b.owner(e)
 	}
-	b.events.streams[ownerID].put(zigzag(uint64(o)-state[0], 64))
+	k.owners[i] = zigzag(uint64(o)-state[0], 64)
 	state[0] = uint64(o)
-	b.events.add(s, unsafe.Pointer(e), &b.texts, state)
+	for _, c := range s.conn {
+		b.events.streams[c.id%64].put(c.difference(unsafe.Pointer(e), &state[c.slot]))
+	}
+}
+
+// addColumns adds the rest of the chunk, whose events list has.
+func (b *block) addColumns(list []events.Event) {
+	k, rows := &b.chunk, rowsOf(list)
+	var at []uint8
+	of := uint64(0) // the shapes that at is of, as bits
+	for i := range eventColumns {
+		c := &eventColumns[i]
+		have := uint64(0)
+		for j, s := range k.shapes {
+			have |= s.Columns >> c.id & 1 << j
+		}
+		if have == 0 || c.by == perConn {
+			continue
+		}
+		if have != of {
+			n := 0
+			for i := range list {
+				k.at[n] = uint8(i)
+				n += int(have >> (k.shapeOf[i] % maxShapes) & 1)
+			}
+			at, of = k.at[:n], have
+		}
+		b.events.add(c, rows, at, &b.texts)
+	}
 }
 
 // shape returns that of e.
@@ -161,7 +244,7 @@ func (b *block) shape(e *events.Event) *shape {
 	}
 	if s.row < 0 {
 		s.row = b.forms.n
-		b.forms.addAll(formColumns, unsafe.Pointer(&s.form), &b.texts)
+		b.forms.addAll(formColumns, rowsOf(unsafe.Slice(&s.form, 1)), 1, &b.texts)
 	}
 	return s
 }
@@ -187,12 +270,8 @@ func newShape(f form) *shape {
 		switch c := &eventColumns[i]; {
 		case f.Columns>>c.id&1 == 0:
 			s.others = addWord(s.others, &c.at)
-		case !c.signed && c.at.class < text:
-			s.plain = append(s.plain, c)
-		case c.by == perConn && c.less == nil:
+		case c.by == perConn:
 			s.conn = append(s.conn, c)
-		default:
-			s.columns = append(s.columns, c)
 		}
 	}
 	return s
@@ -204,14 +283,28 @@ func mix(h, v uint64) uint64 {
 	return hi ^ lo
 }
 
+// connHash is a hash of e's connection. Those that are made one after the other
+// have numbers and ports near each other, and so are their places in the index:
+// the memory of the next one's is at hand.
+func (b *block) connHash(e *events.Event) uint64 {
+	h := mix(b.seed, e.Conn)
+	near := mix(b.seed, e.Conn>>3)
+	if e.Conn == 0 { // only the addresses tell it from others
+		for _, a := range [2][16]byte{e.LAddr.As16(), e.RAddr.As16()} {
+			h = mix(mix(h, le.Uint64(a[:])), le.Uint64(a[8:]))
+		}
+		near = h
+	}
+	h = mix(h, uint64(e.LPort)<<16|uint64(e.RPort))
+	near = mix(near, uint64(e.LPort>>4)<<16|uint64(e.RPort>>4))
+	const last = 15
+	return h&^rowMask | near&(rowMask&^last) | (e.Conn+uint64(e.LPort>>1)+uint64(e.RPort>>1))&last
+}
+
 // conn returns the row of e's connection, and how many before the next new one
 // it stands: 0 if it is that.
 func (b *block) conn(e *events.Event) (row, back int) {
-	h := mix(e.Conn, uint64(e.LPort)<<16|uint64(e.RPort))
-	if e.Conn == 0 { // only the addresses tell it from others
-		a := e.RAddr.As16()
-		h = mix(mix(h, le.Uint64(a[:])), le.Uint64(a[8:]))
-	}
+	h := b.connHash(e)
 	for i := uint32(0); ; {
 		row := b.connIdx.find(h, &i)
 		switch {
@@ -220,7 +313,6 @@ func (b *block) conn(e *events.Event) (row, back int) {
 			b.connIdx.add(h)
 			b.connOf = append(b.connOf, conn{})
 			b.connOf[row].from(e)
-			b.conns.addAll(connColumns, unsafe.Pointer(&b.connOf[row]), &b.texts)
 			b.state = newState(b.state, b.previous)
 		case b.connOf[row].is(e):
 			back = len(b.connOf) - row
@@ -242,7 +334,7 @@ func newState(all []uint64, previous int) []uint64 {
 
 // owner returns the row of e's owner.
 func (b *block) owner(e *events.Event) int {
-	h := mix(mix(uint64(e.PID)<<32|uint64(e.NetNS), e.CgroupID), uint64(e.UID))
+	h := mix(mix(mix(b.seed, uint64(e.PID)<<32|uint64(e.NetNS)), e.CgroupID), uint64(e.UID))
 	h = mix(mix(h, le.Uint64(e.Comm[:])), le.Uint64(e.Comm[8:]))
 	for i := uint32(0); ; {
 		row := b.ownerIdx.find(h, &i)
@@ -251,7 +343,7 @@ func (b *block) owner(e *events.Event) int {
 			b.ownerIdx.add(h)
 			b.ownerOf = extend(b.ownerOf) // with the memory of its list
 			b.ownerOf[row].from(e)
-			b.owners.addAll(ownerColumns, unsafe.Pointer(&b.ownerOf[row]), &b.texts)
+			b.owners.addAll(ownerColumns, rowsOf(b.ownerOf[row:]), 1, &b.texts)
 			return row
 		}
 		if b.ownerOf[row].is(e) {
@@ -304,6 +396,7 @@ func (b *block) section(out []byte, id uint8, content []byte) []byte {
 type tableWriter struct {
 	n       int
 	streams [64]stream // by the columns' numbers
+	numbers [chunkLen]uint64
 }
 
 func (t *tableWriter) clear() {
@@ -313,53 +406,63 @@ func (t *tableWriter) clear() {
 	}
 }
 
-// addAll adds a row of a table all rows of which have all columns.
-func (t *tableWriter) addAll(columns []column, row unsafe.Pointer, texts *texts) {
-	t.n++
+// rows are those of a table, in memory.
+type rows struct {
+	first  unsafe.Pointer
+	stride uintptr
+}
+
+func rowsOf[T any](list []T) rows {
+	return rows{unsafe.Pointer(unsafe.SliceData(list)), unsafe.Sizeof(list[0])}
+}
+
+func (r rows) row(i uint8) unsafe.Pointer { return unsafe.Add(r.first, uintptr(i)*r.stride) }
+
+// each are the numbers of all rows.
+var each = func() (list [chunkLen]uint8) {
+	for i := range list {
+		list[i] = uint8(i)
+	}
+	return list
+}()
+
+// addAll adds n rows of a table all rows of which have all columns.
+func (t *tableWriter) addAll(columns []column, of rows, n int, texts *texts) {
+	t.n += n
 	for i := range columns {
-		t.put(&columns[i], row, texts, nil)
+		t.add(&columns[i], of, each[:n], texts)
 	}
 }
 
-// add adds an event's row, whose columns are those of its shape.
-func (t *tableWriter) add(shape *shape, row unsafe.Pointer, texts *texts, state []uint64) {
-	t.n++
-	for _, c := range shape.plain {
-		t.streams[c.id%64].put(c.at.load(row))
-	}
-	for _, c := range shape.conn {
-		v := c.at.load(row)
-		t.streams[c.id%64].put(zigzag(v-state[c.slot], c.bits))
-		state[c.slot] = v
-	}
-	for _, c := range shape.columns {
-		t.put(c, row, texts, state)
-	}
-}
-
-// put adds the number that row has in the column. It runs some 10 times for
-// each event.
-func (t *tableWriter) put(c *column, row unsafe.Pointer, texts *texts, state []uint64) {
+// add adds the numbers that some rows have in a column: those at.
+func (t *tableWriter) add(c *column, of rows, at []uint8, texts *texts) {
 	s := &t.streams[c.id%64]
-	var v uint64
+	list := t.numbers[:len(at)]
 	if c.at.class < text {
-		v = c.at.load(row)
+		c.at.loadAll(list, of, at)
 	} else {
-		v = s.text(&c.at, row, texts)
+		for j, i := range at {
+			list[j] = s.text(&c.at, of.row(i), texts)
+		}
+	}
+	for k := range c.lessAt {
+		for j, i := range at {
+			list[j] -= c.lessAt[k].load(of.row(i))
+		}
+	}
+	if c.by == delta {
+		last := s.last
+		for j, v := range list {
+			list[j], last = v-last, v
+		}
+		s.last = last
 	}
 	if c.signed {
-		for i := range c.lessAt {
-			v -= c.lessAt[i].load(row)
+		for j, v := range list {
+			list[j] = zigzag(v, c.bits)
 		}
-		switch c.by {
-		case perConn:
-			v, state[c.slot] = v-state[c.slot], v
-		case delta:
-			v, s.last = v-s.last, v
-		}
-		v = zigzag(v, c.bits)
 	}
-	s.put(v)
+	s.putAll(list)
 }
 
 func (t *tableWriter) size() (n int) {
@@ -430,6 +533,36 @@ func (s *stream) putOther(v uint64) {
 		s.small, s.first = 0x80, 0
 	}
 	s.buf = binary.AppendUvarint(s.buf, v)
+}
+
+// putAll adds numbers.
+func (s *stream) putAll(list []uint64) {
+	if s.small == 0 {
+		if s.n == 0 && len(list) > 0 {
+			s.first = list[0]
+		}
+		for len(list) > 0 && list[0] == s.first {
+			s.n++
+			list = list[1:]
+		}
+		if len(list) == 0 {
+			return
+		}
+		s.putOther(list[0])
+		list = list[1:]
+	}
+	n := len(s.buf)
+	buf := slices.Grow(s.buf, binary.MaxVarintLen64*len(list))
+	buf = buf[:cap(buf)]
+	for _, v := range list {
+		if v < 0x80 {
+			buf[n] = uint8(v)
+			n++
+		} else {
+			n += binary.PutUvarint(buf[n:], v)
+		}
+	}
+	s.buf = buf[:n]
 }
 
 // text returns the number of the text that is at p's place in row. Often it is

@@ -331,6 +331,42 @@ func (p *place) load(row unsafe.Pointer) uint64 {
 	return *(*uint64)(at)
 }
 
+// loadAll sets list to the numbers at p's place in some rows: those at.
+func (p *place) loadAll(list []uint64, of rows, at []uint8) {
+	of.first = unsafe.Add(of.first, p.offset)
+	list = list[:len(at)]
+	switch p.class {
+	case bits8, boolean:
+		for j, i := range at {
+			list[j] = uint64(*(*uint8)(of.row(i)))
+		}
+	case bits16:
+		for j, i := range at {
+			list[j] = uint64(*(*uint16)(of.row(i)))
+		}
+	case bits32:
+		for j, i := range at {
+			list[j] = uint64(*(*uint32)(of.row(i)))
+		}
+	default:
+		for j, i := range at {
+			list[j] = *(*uint64)(of.row(i))
+		}
+	}
+}
+
+// difference is what the number in row is more than last, which becomes that
+// number.
+func (c *column) difference(row unsafe.Pointer, last *uint64) uint64 {
+	v := c.at.load(row)
+	for i := range c.lessAt {
+		v -= c.lessAt[i].load(row)
+	}
+	d := zigzag(v-*last, c.bits)
+	*last = v
+	return d
+}
+
 // store is the reverse of load; what is too wide is cut.
 func (p *place) store(row unsafe.Pointer, v uint64) {
 	at := unsafe.Add(row, p.offset)

@@ -54,8 +54,8 @@ func rawBlock(t testing.TB, n int) ([]byte, []events.Event) {
 	t.Helper()
 	list := mixed(9, n)
 	b := newBlock()
-	for i := range list {
-		b.add(&list[i])
+	for left := list; len(left) > 0; {
+		left = left[b.add(left[:b.fit(left)]):]
 	}
 	b.addSettings(&events.Settings{NetNS: 7, Values: []events.Setting{{Name: "tcp_retries2", Value: "15"}}})
 	// The first time column is a difference to the clock that forge writes.
@@ -262,7 +262,7 @@ func TestSettings(t *testing.T) {
 	w.Settings(&first)
 	w.Settings(&other)
 	for i := range list {
-		if err := w.Append(&list[i]); err != nil {
+		if err := w.Append(list[i : i+1]); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Flush(); err != nil {

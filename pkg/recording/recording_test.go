@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,11 +48,15 @@ func record(t testing.TB, info Info, sum *events.Summary, list []events.Event, f
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range list {
-		if err := w.Append(&list[i]); err != nil {
+	for n, i := 1, 0; i < len(list); n++ { // batches of 1, 2, 3, ... events
+		end := min(i+n, len(list))
+		if len(flush) > 0 {
+			end = min(end, flush[0])
+		}
+		if err := w.Append(list[i:end]); err != nil {
 			t.Fatal(err)
 		}
-		if len(flush) > 0 && i+1 == flush[0] {
+		if i = end; len(flush) > 0 && i == flush[0] {
 			flush = flush[1:]
 			if err := w.Flush(); err != nil {
 				t.Fatal(err)
@@ -230,6 +236,52 @@ func TestEveryField(t *testing.T) {
 	})
 }
 
+// However long the texts of a batch are, its blocks are no larger than readers
+// take. An event that has too many is refused alone.
+func TestLongTexts(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]func(*events.Event, string){
+		"cgroup": func(e *events.Event, text string) { e.Cgroup = text },
+		"zone":   func(e *events.Event, text string) { e.RAddr = netip.MustParseAddr("fe80::1%" + text) },
+	} {
+		list := mixed(3, 60)
+		for i := range list {
+			set(&list[i], strings.Repeat(string(rune('a'+i)), 300_000+i))
+		}
+		var out bytes.Buffer
+		w, err := NewWriter(&out, someInfo)
+		if err == nil {
+			err = errors.Join(w.Append(list), w.Finish(&events.Summary{}))
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		p := mustRead(t, out.Bytes(), ReaderOptions{})
+		p.clean(t)
+		same(t, list, p.events)
+	}
+
+	list := mixed(3, 4)
+	var out bytes.Buffer
+	w, err := NewWriter(&out, someInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list[2].Cgroup = strings.Repeat("a", maxText+1)
+	if err := w.Append(list); err == nil || !strings.Contains(err.Error(), "too many") {
+		t.Errorf("%v", err)
+	}
+	if err := w.Append(list[3:]); err != nil {
+		t.Error(err)
+	}
+	if err := w.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	p := mustRead(t, out.Bytes(), ReaderOptions{})
+	p.clean(t)
+	same(t, slices.Delete(list, 2, 3), p.events)
+}
+
 // A SYN-ACK has a total, and no others; of the state changes those have it that
 // know it.
 func TestRegularTotals(t *testing.T) {
@@ -258,16 +310,14 @@ func TestSticky(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := mixed(1, 1000)
-	for i := range list {
-		if err := w.Append(&list[i]); err != nil {
-			t.Fatal(err)
-		}
+	if err := w.Append(list); err != nil {
+		t.Fatal(err)
 	}
 	written := w.Written()
 	if err := w.Flush(); !errors.Is(err, fails) {
 		t.Errorf("flush: %v", err)
 	}
-	if err := w.Append(&list[0]); !errors.Is(err, fails) {
+	if err := w.Append(list[:1]); !errors.Is(err, fails) {
 		t.Errorf("append: %v", err)
 	}
 	if err := w.Finish(&events.Summary{}); !errors.Is(err, fails) {

@@ -63,25 +63,27 @@ func (w *Writer) write() error {
 	return nil
 }
 
-// Append keeps a copy of e in the block under way, and writes the block first
-// if e has no room in it. An error of writing is final; one of an event whose
-// texts are too long, of more than a MiB, is not.
-func (w *Writer) Append(e *events.Event) error {
-	if w.err != nil {
-		return w.err
-	}
-	need := 5*len(e.Sharers) + len(e.NetNSName) + len(e.User) + len(e.Cgroup) +
-		len(e.Unit) + len(e.Container) + len(e.Pod) + len(e.Reason) + len(e.Why)
-	if need > maxText {
-		return fmt.Errorf("recording: the texts of an event have %d bytes: too many", need)
-	}
-	if w.block.full(need) {
-		if err := w.Flush(); err != nil {
-			return err
+// Append keeps copies of events in the block under way, and writes the block
+// first when the next has no room in it. An error of writing is final; one of
+// an event whose texts are too long, of more than a MiB, is not: those before
+// it are kept.
+func (w *Writer) Append(list []events.Event) error {
+	for len(list) > 0 {
+		if w.err != nil {
+			return w.err
 		}
+		if w.block.full() {
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+		n := w.block.fit(list)
+		if n == 0 {
+			return fmt.Errorf("recording: the texts of an event have %d bytes: too many", textLen(&list[0]))
+		}
+		list = list[w.block.add(list[:n]):]
 	}
-	w.block.add(e)
-	return nil
+	return w.err
 }
 
 // Settings keeps a copy of s in the block under way. What is longer than a MiB
@@ -94,7 +96,7 @@ func (w *Writer) Settings(s *events.Settings) {
 	if w.err != nil || need > maxText || len(s.Values) > maxValues {
 		return
 	}
-	if w.block.full(need) && w.Flush() != nil {
+	if w.block.full() && w.Flush() != nil {
 		return // the next call says so
 	}
 	w.block.addSettings(s)
