@@ -256,7 +256,7 @@ func configure(spec *ebpf.CollectionSpec, types *types, o Options) error {
 		"want_resets":        slices.Contains(o.Types, events.Reset),
 		"want_states":        slices.Contains(o.Types, events.StateChange),
 		"conn_seed":          rand.Uint64(),
-		"wakeup_bytes":       uint32(o.Buffer / 4),
+		"wakeup_bytes":       uint32(min(o.Buffer/4, wakeupLen)),
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)

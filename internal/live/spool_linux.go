@@ -23,10 +23,11 @@ const tick = 80 * time.Millisecond
 
 const (
 	pieceLen  = 64 << 10 // bytes of records taken at a time
+	wakeupLen = 2 << 20  // bytes that wake the reader: what a storm makes in a tick is more
 	maxRecord = 256      // no record is longer
 	prefixLen = 4        // before each record: its length
 	maxFree   = 64       // buffers kept to be used again
-	maxPlain  = 64       // pieces kept as they are, more than a storm makes in a tick: of more, the latter are compressed
+	maxPlain  = 64       // pieces kept as they are, more than are taken at once: of more, the latter are compressed
 )
 
 // spool takes records out of the ring buffer as they come and keeps them until
