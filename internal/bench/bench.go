@@ -26,7 +26,7 @@ type Options struct {
 	// Only are the parts that are measured, all if there are none: see Parts.
 	Only []string
 
-	Rounds          int // of the storm; lossy, formats and recordings have half of them
+	Rounds          int // of the storm and recordings; lossy and formats have half of them
 	Connections     int // of a storm
 	Retransmissions int // of a lossy transfer
 	Crowd           int // connections of a crowd

@@ -77,7 +77,7 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 		{loadShortStorm, howRecord, small}, {loadCrowd, howRecord, crowd{o.Crowd}},
 	}
 	files := map[string]string{}
-	for round := range o.fewRounds() {
+	for round := range o.Rounds {
 		for _, p := range plan {
 			file := filepath.Join(dir, fmt.Sprintf("%d.tcptrace", len(r.Records)))
 			t, err := tryRecord(ctx, o, dir, p.how, file, p.of)
@@ -86,7 +86,7 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 			}
 			t.Load, t.How = p.load, p.how
 			r.Records = append(r.Records, t)
-			o.Logf("recordings %d/%d: %s, %s: %d lost, %.0f ns of user CPU an event; %s", round+1, o.fewRounds(),
+			o.Logf("recordings %d/%d: %s, %s: %d lost, %.0f ns of user CPU an event; %s", round+1, o.Rounds,
 				p.load, p.how, t.Lost, t.userCost(), &t.File)
 			if p.how == howRecord {
 				files[p.load] = file
@@ -116,7 +116,7 @@ func measureRecordings(ctx context.Context, o *Options, dir string) (*recordings
 				}
 				t.Load = name
 				*way.into = append(*way.into, t)
-				o.Logf("recordings %d/%d: %s of %s: %d events, %.0f for a second of CPU, %.1f MiB", round+1, o.fewRounds(),
+				o.Logf("recordings %d/%d: %s of %s: %d events, %.0f for a second of CPU, %.1f MiB", round+1, o.Rounds,
 					way.name, name, t.Events, t.rate(), mib(t.Peak))
 			}
 			if err := os.Remove(files[name]); err != nil {
@@ -353,24 +353,23 @@ func sizeOf(dir string) (sum int64, err error) {
 	return sum, nil
 }
 
-// userCost is the median, in nanoseconds an event, of recording a storm in a
-// way; of howBeside it is what it takes more than the table alone, round by round.
-func (r *recordings) userCost(how string) float64 {
-	var of, alone []float64
-	for i := range r.Records {
-		switch t := &r.Records[i]; {
-		case t.Load == loadStorm && t.How == how:
-			of = append(of, t.userCost())
-		case t.Load == loadStorm && t.How == howTable:
-			alone = append(alone, t.userCost())
-		}
+// userCost is what recording a load in a way takes, in nanoseconds an event: the
+// median of all rounds, and the least. Of howBeside it is what it takes more than
+// the table alone, round by round, and at their best.
+func (r *recordings) userCost(load, how string) (usual, least float64) {
+	of := func(how string) []float64 {
+		return pick(r.Records, func(t *recordTrial) (float64, bool) { return t.userCost(), t.Load == load && t.How == how })
 	}
-	if how == howBeside {
-		for i := range min(len(of), len(alone)) {
-			of[i] -= alone[i]
-		}
+	costs := of(how)
+	if how != howBeside {
+		return median(costs), lowest(costs)
 	}
-	return median(of)
+	alone := of(howTable)
+	least = lowest(costs) - lowest(alone)
+	for i := range min(len(costs), len(alone)) {
+		costs[i] -= alone[i]
+	}
+	return median(costs), least
 }
 
 // bytesEach is the highest of a load, in bytes an event; NaN if some trial had
@@ -453,15 +452,14 @@ func (r *recordings) rows() (records, replays, explains [][]string) {
 		if last == nil {
 			continue
 		}
-		user := fmt.Sprintf("%.0f ns", median(pick(r.Records, func(t *recordTrial) (float64, bool) {
-			return t.userCost(), t.Load == load && t.How == how
-		})))
+		usual, least := r.userCost(load, how)
+		unit := "ns"
 		if how == howBeside {
-			user = fmt.Sprintf("%.0f ns more than the table", r.userCost(how))
+			unit = "ns more than the table"
 		}
 		records = append(records, []string{
 			load, how, thousands(float64(last.File.Events)), thousands(float64(last.File.Ends)),
-			fmt.Sprintf("%.0f%%", 100*last.File.share()), fmt.Sprintf("%.1f", last.File.bytesEach()), user,
+			fmt.Sprintf("%.0f%%", 100*last.File.share()), fmt.Sprintf("%.1f", last.File.bytesEach()), fmt.Sprintf("%.0f %s", usual, unit), fmt.Sprintf("%.0f %s", least, unit),
 			fmt.Sprintf("%.0f MiB", median(pick(r.Records, func(t *recordTrial) (float64, bool) {
 				return mib(t.Memory.Peak + t.Memory.Maps), t.Load == load && t.How == how
 			}))), fmt.Sprint(lost),

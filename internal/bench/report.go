@@ -100,7 +100,7 @@ func (r *Report) Markdown() string {
 	if r.recordings != nil {
 		section("Recordings")
 		records, replays, explains := r.recordings.rows()
-		writeTable(&b, []string{"load", "recorded by", "events", "ends of connections", "retransmissions", "bytes an event", "user CPU an event", "peak memory", "lost"}, records)
+		writeTable(&b, []string{"load", "recorded by", "events", "ends of connections", "retransmissions", "bytes an event", "user CPU an event", "at its least", "peak memory", "lost"}, records)
 		b.WriteString("\nReplayed on one processor, with a filter that shows nothing:\n\n")
 		writeTable(&b, []string{"load", "events", "a second of CPU", "peak memory"}, replays)
 		b.WriteString("\nExplained on one processor. In the storm every fourth event is a connection in trouble; a report lists 20,000:\n\n")

@@ -115,7 +115,7 @@ func TestMarkdown(t *testing.T) {
 		"| events replayed a second, a lossy crowd | at least 2 million | - | not measured |\n",
 		"| events explained a second, the storm | at least 0.33 million | 0.20 million | **not reached** |\n",
 		"| memory to replay ten times as much, storm, as a ratio | at most 1.25 | 1.50 | **not reached** |\n",
-		"| storm | `-w` beside a table | 800 | 0 | 0% | 10.0 | 400 ns more than the table | 0 MiB | 0 |\n",
+		"| storm | `-w` beside a table | 800 | 0 | 0% | 10.0 | 400 ns more than the table | 400 ns more than the table | 0 MiB | 0 |\n",
 		"| a tenth of it | 80 | 200,000 | 20.0 MiB |\n",
 		"writes 450 bytes each time: 37 MiB a day.",
 	} {

@@ -282,18 +282,35 @@ func (s *soak) watch(ctx context.Context) error {
 	)
 	tick := time.NewTicker(often)
 	defer tick.Stop()
+	// Reading takes longer than a file may live.
+	read, reading := make(chan error, 1), false
+	defer func() {
+		if reading {
+			<-read
+		}
+	}()
 	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case err := <-read:
+			reading = false
+			if err != nil {
+				return err
+			}
+			continue
 		case <-tick.C:
 		}
 		if s.p.ended() {
 			return errors.New("the recorder ended")
 		}
-		if err := s.books.look(false); err != nil {
+		if err := s.books.find(); err != nil {
 			return err
+		}
+		if !reading {
+			reading = true
+			go func() { read <- s.books.readFinished(false) }()
 		}
 		if time.Since(last) < seldom {
 			continue
@@ -412,7 +429,7 @@ func (s *soak) judge(ctx context.Context, r *SoakReport, ended error) error {
 	if len(s.samples) < 3 {
 		return errors.New("too short: less than three samples")
 	}
-	if err := s.books.look(true); err != nil {
+	if err := errors.Join(s.books.find(), s.books.readFinished(true)); err != nil {
 		return err
 	}
 	b := s.books
@@ -550,12 +567,14 @@ func orNone[T any](v T) string {
 
 // books are the accounts of all files of a folder, of those that were deleted too.
 type books struct {
-	dir  string
-	mu   sync.Mutex
-	open map[string]*os.File // those that were not read yet: deleting them does not harm
-	seen map[string]bool
+	dir string
 
-	read     int // files
+	found sync.Mutex          // guards the following
+	open  map[string]*os.File // those that were not read yet: deleting them does not harm
+	seen  map[string]bool
+
+	mu       sync.Mutex // guards the following
+	read     int        // files
 	sum      events.Summary
 	total    map[string]int // events, filtered ones included, by file
 	problems []string
@@ -592,12 +611,11 @@ func (b *books) close() {
 	}
 }
 
-// look opens new files, and reads those that are finished: all but the last two,
-// of which the older may still have something to be written; at the end, all.
-func (b *books) look(all bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	entries, err := os.ReadDir(b.dir) // by name, which is by age
+// find opens new files.
+func (b *books) find() error {
+	b.found.Lock()
+	defer b.found.Unlock()
+	entries, err := os.ReadDir(b.dir)
 	if err != nil {
 		return err
 	}
@@ -612,22 +630,36 @@ func (b *books) look(all bool) error {
 		b.seen[e.Name()] = true
 		b.open[e.Name()] = f
 	}
-	names := slices.Sorted(maps.Keys(b.open))
+	return nil
+}
+
+// readFinished reads the files that are finished: all but the last two, of which
+// the older may still have something to be written; at the end, all.
+func (b *books) readFinished(all bool) error {
+	b.found.Lock()
+	names := slices.Sorted(maps.Keys(b.open)) // by age
 	if !all {
 		names = names[:max(0, len(names)-2)]
 	}
-	for _, name := range names {
-		f := b.open[name]
+	finished := make([]*os.File, len(names))
+	for i, name := range names {
+		finished[i] = b.open[name]
 		delete(b.open, name)
-		if err := errors.Join(b.take(name, f), f.Close()); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+	}
+	b.found.Unlock()
+	var errs []error
+	for i, f := range finished {
+		if err := errors.Join(b.take(names[i], f), f.Close()); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", names[i], err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // take reads a file.
 func (b *books) take(name string, f *os.File) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	problem := func(format string, args ...any) {
 		if len(b.problems) < 10 {
 			b.problems = append(b.problems, name+": "+fmt.Sprintf(format, args...))

@@ -6,6 +6,7 @@ package bench
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,10 +65,8 @@ func TestBooks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, e := range []events.Event{reset, sent, lost, reset} {
-				if err := w.Append(&e); err != nil {
-					t.Fatal(err)
-				}
+			if err := w.Append([]events.Event{reset, sent, lost, reset}); err != nil {
+				t.Fatal(err)
 			}
 			if err := w.Finish(&tt.sum); err != nil {
 				t.Fatal(err)
@@ -78,10 +77,10 @@ func TestBooks(t *testing.T) {
 			}
 			b := newBooks(dir, netns)
 			defer b.close()
-			if err := b.look(false); err != nil || b.read != 0 {
+			if err := errors.Join(b.find(), b.readFinished(false)); err != nil || b.read != 0 {
 				t.Errorf("%v, %d files were read that may not be finished", err, b.read)
 			}
-			if err := b.look(true); err != nil || b.read != 1 {
+			if err := errors.Join(b.find(), b.readFinished(true)); err != nil || b.read != 1 {
 				t.Fatalf("%v, %d files", err, b.read)
 			}
 			said := strings.Join(b.problems, "; ")
