@@ -98,6 +98,9 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 			return nil, err
 		}
 	}
+	if err := mountTracefs(); err != nil {
+		return nil, err
+	}
 	// What follows reads them; what came before must not pay for them.
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {

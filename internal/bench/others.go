@@ -18,9 +18,27 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcptrace/tcptrace/internal/lab"
 	"github.com/tcptrace/tcptrace/internal/lab/labtest"
 )
+
+// tracefsDir is where the tools look for tracefs.
+const tracefsDir = "/sys/kernel/tracing"
+
+// mountTracefs mounts tracefs there unless it is, as a host's init does: a
+// machine that has just started may be without.
+func mountTracefs() error {
+	_, err := os.Stat(tracefsDir + "/events")
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := unix.Mount("tracefs", tracefsDir, "tracefs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount tracefs: %w", err)
+	}
+	return nil
+}
 
 // The tools below run as they come, with the buffers that they choose
 // themselves, and print the time, both ends and the state.
@@ -43,7 +61,7 @@ func (bpftrace) start(ctx context.Context, dir string) (session, error) {
 func bpftraceScript(read func(string) ([]byte, error)) (string, error) {
 	var b strings.Builder
 	for _, tp := range labtest.Tracepoints {
-		format, err := read("/sys/kernel/tracing/events/" + tp + "/format")
+		format, err := read(tracefsDir + "/events/" + tp + "/format")
 		if err != nil {
 			return "", err
 		}
@@ -254,7 +272,7 @@ type tracefsSession struct {
 func tracefsName() string { return fmt.Sprintf("tcptrace-bench-%d", os.Getpid()) }
 
 func (tracefs) start(ctx context.Context, dir string) (_ session, err error) {
-	in := "/sys/kernel/tracing/instances/" + tracefsName()
+	in := tracefsDir + "/instances/" + tracefsName()
 	if err := os.Mkdir(in, 0o700); err != nil {
 		return nil, err
 	}
