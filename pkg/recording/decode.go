@@ -94,6 +94,7 @@ func (c *content) open(h *blockHeader, raw []byte) error {
 	if !t.done() || !t.open(sections[connSection], connColumns, int(h.events), "connections", c.note) {
 		return errCorrupt
 	}
+	c.conns = room(c.conns, t.n, maxEvents)
 	for range t.n {
 		c.conns = append(c.conns, conn{})
 		if !t.getAll(connColumns, unsafe.Pointer(&c.conns[len(c.conns)-1]), &c.texts) {
@@ -107,8 +108,17 @@ func (c *content) open(h *blockHeader, raw []byte) error {
 		return errCorrupt
 	}
 	c.events.cursors[timeColumn].last = uint64(h.clock)
-	c.state, c.previous = c.state[:0], 0
+	c.state, c.previous = room(c.state[:0], slots*len(c.conns), slots*maxEvents), 0
 	return nil
+}
+
+// room returns an empty list with room for n, and for as many as there can be
+// if it had not: what is not used takes no memory, growing again does.
+func room[T any](s []T, n, most int) []T {
+	if cap(s) >= n {
+		return s
+	}
+	return make([]T, 0, most)
 }
 
 func extend[T any](s []T) []T {
