@@ -67,6 +67,7 @@ type block struct {
 	settings []byte
 	nsets    int // settings
 	values   int // in them
+	listed   int // numbers in the owners' lists
 	scratch  []byte
 
 	chunk chunk
@@ -98,7 +99,7 @@ func newBlock() block {
 func (b *block) empty() bool { return b.n == 0 && b.nsets == 0 }
 
 func (b *block) clear() {
-	b.n, b.nsets, b.values = 0, 0, 0
+	b.n, b.nsets, b.values, b.listed = 0, 0, 0, 0
 	b.header = blockHeader{}
 	b.texts.clear()
 	for _, t := range []*tableWriter{&b.forms, &b.owners, &b.conns, &b.events} {
@@ -120,7 +121,7 @@ func (b *block) clear() {
 func (b *block) full() bool {
 	size := b.forms.size() + b.owners.size() + b.conns.size() + b.events.size() +
 		len(b.texts.data) + 4*b.texts.len() + len(b.settings)
-	return b.n >= maxEvents || b.nsets >= maxSettings || b.values > maxAllValues-maxValues ||
+	return b.n >= maxEvents || b.nsets >= maxSettings || b.values > maxAllValues-maxValues || b.listed > maxListed-maxText ||
 		b.texts.len() > maxTexts-mostTexts || size > muchRaw
 }
 
@@ -344,6 +345,7 @@ func (b *block) owner(e *events.Event) int {
 			b.ownerOf = extend(b.ownerOf) // with the memory of its list
 			b.ownerOf[row].from(e)
 			b.owners.addAll(ownerColumns, rowsOf(b.ownerOf[row:]), 1, &b.texts)
+			b.listed += len(e.Sharers)
 			return row
 		}
 		if b.ownerOf[row].is(e) {

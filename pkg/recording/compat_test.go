@@ -353,6 +353,52 @@ func TestBomb(t *testing.T) {
 	}
 }
 
+// Nor do settings, of which a reader keeps those of many namespaces.
+func TestLongSettings(t *testing.T) {
+	long := func(netns uint32, n int) *events.Settings {
+		return &events.Settings{NetNS: netns, Values: []events.Setting{{Name: "x", Value: fmt.Sprintf("%08d", netns) + strings.Repeat("a", n-8)}}}
+	}
+	var out bytes.Buffer
+	w, err := NewWriter(&out, someInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nets = 200
+	for i := range uint32(nets) {
+		w.Settings(long(i, maxText-100))
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	p := mustRead(t, out.Bytes(), ReaderOptions{})
+	p.clean(t)
+	kept := 0
+	for i := range uint32(nets) {
+		if p.r.Settings(i) != nil {
+			kept += maxText
+		}
+	}
+	if kept == 0 || kept > maxKeptBytes || p.r.Settings(nets-1) == nil {
+		t.Errorf("%d bytes are kept", kept)
+	}
+
+	// No writer makes longer ones.
+	out.Reset()
+	if w, err = NewWriter(&out, someInfo); err != nil {
+		t.Fatal(err)
+	}
+	w.block.addSettings(long(1, 2*maxText))
+	if err := w.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if p := mustRead(t, out.Bytes(), ReaderOptions{}); !p.r.Damaged() || p.r.Settings(1) != nil {
+		t.Errorf("%v", p.problems)
+	}
+}
+
 // Nor does a header of many short names take many times its size.
 func TestHeaderOfNames(t *testing.T) {
 	b := beginFrame(nil, kindHeader)

@@ -195,6 +195,7 @@ func (c *content) settings(b []byte) bool {
 			return false
 		}
 		s := events.Settings{NetNS: uint32(netns), Time: int64(at), Boot: boot}
+		length := 0
 		for range values {
 			name, ok1 := in.uvarint()
 			value, ok2 := in.uvarint()
@@ -204,6 +205,9 @@ func (c *content) settings(b []byte) bool {
 			k, ok1 := c.texts.string(name)
 			v, ok2 := c.texts.string(value)
 			if !ok1 || !ok2 {
+				return false
+			}
+			if length += len(k) + len(v); length > maxText {
 				return false
 			}
 			s.Values = append(s.Values, events.Setting{Name: k, Value: v})

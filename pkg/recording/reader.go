@@ -621,9 +621,21 @@ type settingsTable struct {
 	of     map[uint32]*events.Settings
 	order  []uint32 // the oldest first
 	values int
+	bytes  int // of names and values
 }
 
-const maxKept = 1 << 18 // values, and namespaces a sixteenth of it
+const (
+	maxKept      = 1 << 18 // values, and namespaces a sixteenth of it
+	maxKeptBytes = 16 << 20
+)
+
+// count counts s in, or out if sign is -1.
+func (t *settingsTable) count(s *events.Settings, sign int) {
+	t.values += sign * len(s.Values)
+	for i := range s.Values {
+		t.bytes += sign * (len(s.Values[i].Name) + len(s.Values[i].Value))
+	}
+}
 
 func (t *settingsTable) put(s *events.Settings) {
 	if t.of == nil {
@@ -631,14 +643,14 @@ func (t *settingsTable) put(s *events.Settings) {
 	}
 	old, known := t.of[s.NetNS]
 	if known {
-		t.values -= len(old.Values)
+		t.count(old, -1)
 	} else {
 		t.order = append(t.order, s.NetNS)
 	}
 	t.of[s.NetNS] = s
-	t.values += len(s.Values)
-	for len(t.order) > 1 && (t.values > maxKept || len(t.order) > maxKept/16) {
-		t.values -= len(t.of[t.order[0]].Values)
+	t.count(s, 1)
+	for len(t.order) > 1 && (t.values > maxKept || t.bytes > maxKeptBytes || len(t.order) > maxKept/16) {
+		t.count(t.of[t.order[0]], -1)
 		delete(t.of, t.order[0])
 		t.order = t.order[1:]
 	}
