@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -387,8 +389,10 @@ func TestRecordFullDisk(t *testing.T) {
 	code := p.end()
 	cancel()
 	<-storm
-	if code != 1 || !strings.HasSuffix(p.said.String(), file+": no space left on device\n") {
-		t.Errorf("exit code %d: %s", code, p.said.String())
+	told := regexp.MustCompile(`(?s)tcptrace: (\d+) events \(.*` + regexp.QuoteMeta(file) + `: no space left on device: (\d+) events are not in the recording\n$`).
+		FindStringSubmatch(p.said.String())
+	if code != 1 || told == nil {
+		t.Fatalf("exit code %d: %s", code, p.said.String())
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", mounted.Fd()))
@@ -399,8 +403,14 @@ func TestRecordFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, said := replay(t, "replay", copied, "-o", "json")
-	if sum := parseSummary(t, lastLine(out)); code != 0 || sum.Events == 0 || !strings.Contains(said, "not finished") {
+	sum := parseSummary(t, lastLine(out))
+	if code != 0 || sum.Events == 0 || !strings.Contains(said, "not finished") {
 		t.Errorf("exit code %d, %d bytes, %+v: %s", code, len(b), sum, said)
+	}
+	all, err1 := strconv.ParseUint(told[1], 10, 64)
+	missing, err2 := strconv.ParseUint(told[2], 10, 64)
+	if err1 != nil || err2 != nil || all != sum.Events+missing {
+		t.Errorf("%s events, %s not recorded, %d in the file", told[1], told[2], sum.Events)
 	}
 }
 

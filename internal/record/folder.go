@@ -67,13 +67,14 @@ const (
 const clockSlack = time.Minute
 
 func openFolder(path string, o *Options) (*folder, error) {
+	path = filepath.Clean(path) // with a slash at its end, a link would be what it leads to
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return nil, err
 		}
 		// Else a power cut takes it, with all that is in it.
-		if err := o.syncDir(filepath.Dir(filepath.Clean(path))); err != nil {
+		if err := o.syncDir(filepath.Dir(path)); err != nil {
 			return nil, err
 		}
 		fi, err = os.Lstat(path)
@@ -84,6 +85,7 @@ func openFolder(path string, o *Options) (*folder, error) {
 	if st, ok := fi.Sys().(*syscall.Stat_t); fi.Mode()&fs.ModeSymlink != 0 && (!ok || st.Uid != 0 && int(st.Uid) != os.Geteuid()) {
 		return nil, fmt.Errorf("%s is a symbolic link of another user: give the folder itself", path)
 	}
+	seen, link := fi, fi.Mode()&fs.ModeSymlink != 0
 	if fi, err = os.Stat(path); err != nil {
 		return nil, err
 	}
@@ -96,6 +98,9 @@ func openFolder(path string, o *Options) (*folder, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, err
+	}
+	if opened, err := root.Stat("."); err != nil || !link && !os.SameFile(opened, seen) {
+		return nil, errors.Join(err, root.Close(), fmt.Errorf("%s became another folder meanwhile", path))
 	}
 	return &folder{
 		root: root, path: path, override: !mayWrite(fi), warn: o.Warn, now: o.now,

@@ -43,7 +43,7 @@ type follower struct {
 	rest    []events.Event // of part
 	part    *portion
 
-	settings map[uint32]*events.Settings // at the last event, by namespace
+	settings kept // at the last event
 }
 
 // round is a look of all files for where they end.
@@ -61,7 +61,35 @@ type settled struct {
 // tail is an input that is followed.
 type tail struct {
 	free     chan *portion
-	settings map[uint32]*events.Settings // sent already
+	settings kept // sent already
+}
+
+// kept is the latest settings of some namespaces.
+type kept struct {
+	of    map[uint32]*events.Settings
+	bytes int
+}
+
+// maxKept bounds what kept holds, in bytes of names and values.
+const maxKept = 16 << 20
+
+// put forgets all others when there are too many.
+func (k *kept) put(set *events.Settings) {
+	if old := k.of[set.NetNS]; old != nil {
+		k.bytes -= textLen(old)
+	}
+	k.bytes += textLen(set)
+	if k.of == nil || len(k.of) >= maxNets || k.bytes > maxKept {
+		k.of, k.bytes = map[uint32]*events.Settings{}, textLen(set)
+	}
+	k.of[set.NetNS] = set
+}
+
+func textLen(set *events.Settings) (n int) {
+	for i := range set.Values {
+		n += len(set.Values[i].Name) + len(set.Values[i].Value)
+	}
+	return n
 }
 
 // portion is events of an input, or its end.
@@ -78,7 +106,7 @@ func newFollower(s *Source) *follower {
 	f := &follower{
 		s: s, feed: make(chan *portion), settled: make(chan settled), entered: make(chan *growing), done: make(chan struct{}), running: map[*input]*tail{},
 		behind: map[*growing]map[*input]bool{},
-		ticker: time.NewTicker(pollTime), settings: map[uint32]*events.Settings{},
+		ticker: time.NewTicker(pollTime),
 	}
 	f.round.Store(&round{over: make(chan struct{})})
 	return f
@@ -94,14 +122,14 @@ func (f *follower) read(ctx context.Context, batch []events.Event) ([]events.Eve
 		if f.young == nil && len(f.s.inputs) > 0 {
 			f.begin()
 		}
-		if len(f.running) == 0 && len(f.s.inputs) == 0 && len(f.s.folders) == 0 {
+		if len(f.running) == 0 && len(f.s.inputs) == 0 && (len(f.s.folders) == 0 || !f.s.o.Follow) {
 			return batch, f.s.over()
 		}
 		select {
 		case p := <-f.feed:
 			p.in.held = append(p.in.held, p.found...)
 			for _, set := range p.settings {
-				keep(f.settings, set)
+				f.settings.put(set)
 			}
 			if p.err == nil {
 				f.part, f.rest = p, p.list
@@ -138,7 +166,7 @@ func (f *follower) read(ctx context.Context, batch []events.Event) ([]events.Eve
 func (f *follower) begin() {
 	in := f.s.inputs[0]
 	f.s.inputs = f.s.inputs[1:]
-	t := &tail{free: make(chan *portion, maxChunks), settings: map[uint32]*events.Settings{}}
+	t := &tail{free: make(chan *portion, maxChunks)}
 	for range maxChunks {
 		t.free <- &portion{in: in, list: make([]events.Event, 0, chunkLen)}
 	}
@@ -205,8 +233,11 @@ func (f *follower) ended(p *portion) error {
 	return p.err
 }
 
-// look finds new files.
+// look finds new files, if they are followed.
 func (f *follower) look() error {
+	if !f.s.o.Follow {
+		return nil
+	}
 	for _, d := range f.s.folders {
 		inputs, err := f.s.news(d)
 		if err != nil {
@@ -269,20 +300,12 @@ func (t *tail) news(in *input, list []events.Event) (news []*events.Settings) {
 			continue
 		}
 		last = inum
-		if set := in.r.Settings(inum); set != nil && set != t.settings[inum] {
-			keep(t.settings, set)
+		if set := in.r.Settings(inum); set != nil && set != t.settings.of[inum] {
+			t.settings.put(set)
 			news = append(news, set)
 		}
 	}
 	return news
-}
-
-// keep keeps the settings of some namespaces.
-func keep(in map[uint32]*events.Settings, set *events.Settings) {
-	if len(in) >= maxNets {
-		clear(in)
-	}
-	in[set.NetNS] = set
 }
 
 func (f *follower) open(in *input) error {

@@ -4,12 +4,16 @@ package record
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
 // A full disk ends the stream, and leaves whole blocks.
@@ -26,13 +30,42 @@ func TestFull(t *testing.T) {
 	path := filepath.Join(dir, "a")
 	r := began(t, path, Options{}, Teller{})
 	made, err := fill(r)
-	if !errors.Is(err, syscall.ENOSPC) || !strings.HasSuffix(err.Error(), path+": no space left on device") {
+	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("%d events: %v", made, err)
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	checkWhole(t, path, made)
+	got := checkWhole(t, path, made)
+	want := fmt.Sprintf("%s: no space left on device: %d events are not in the recording", path, made+1-got) // the refused one, too
+	if !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// A folder on a full disk does not get an empty file at each start.
+func TestFullFolder(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "another"), make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := began(t, dir, Options{}, Teller{})
+	e := event(0)
+	err := r.Append([]events.Event{e})
+	if err = errors.Join(err, r.Finish(&events.Summary{})); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "1 event is not in the recording") {
+		t.Errorf("%v", err)
+	}
+	if _, files := folderSize(t, dir); len(files) > 0 {
+		t.Errorf("%q are left", files)
+	}
 }
 
 func TestReadOnly(t *testing.T) {

@@ -105,6 +105,8 @@ type Recorder struct {
 	due     bool // it has run out
 	sweep   bool // files may have become too old
 	bytes   int64
+	taken   uint64 // events given
+	stored  uint64 // and written
 	err     error
 	done    chan struct{} // closed when all is written
 }
@@ -119,11 +121,12 @@ type netns struct {
 // recording.Writer, which the Recorder's lock is held for.
 type piece struct {
 	out   io.Writer
-	file  *os.File // nil: out is a pipe or so
-	fresh bool     // its name may not be on disk yet
-	chunk          // not written yet
-	size  int64    // taken, in bytes
-	good  int64    // written, in whole blocks
+	w     *recording.Writer // what writes to it; nil while it writes its header
+	file  *os.File          // nil: out is a pipe or so
+	fresh bool              // its name may not be on disk yet
+	chunk                   // not written yet
+	size  int64             // taken, in bytes
+	good  int64             // written, in whole blocks
 	sync  bool
 	whole bool // nothing comes any more
 }
@@ -131,12 +134,31 @@ type piece struct {
 // chunk is whole blocks.
 type chunk struct {
 	buf  []byte
-	ends []int // of the blocks
+	ends []blockEnd
+}
+
+// blockEnd is where a block ends, and how many events it has.
+type blockEnd struct{ at, events int }
+
+// events is how many are in the first n bytes, and where the last block of
+// these ends.
+func (c *chunk) events(n int) (events, end int) {
+	for _, e := range c.ends {
+		if e.at <= n {
+			events += e.events
+			end = e.at
+		}
+	}
+	return events, end
 }
 
 func (p *piece) Write(block []byte) (int, error) {
 	p.buf = append(p.buf, block...)
-	p.ends = append(p.ends, len(p.buf))
+	n := 0
+	if p.w != nil {
+		n = p.w.Pending()
+	}
+	p.ends = append(p.ends, blockEnd{len(p.buf), n})
 	p.size += int64(len(block))
 	return len(block), nil
 }
@@ -215,7 +237,7 @@ func (r *Recorder) Start(info recording.Info, tell Teller) error {
 	if err != nil {
 		return err
 	}
-	r.w, r.empty = w, w.Written()
+	r.w, r.pieces[0].w, r.empty = w, w, w.Written()
 	r.timer = time.AfterFunc(time.Hour, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -240,8 +262,9 @@ func (r *Recorder) Append(batch []events.Event) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.taken += uint64(len(batch))
 	if r.err != nil {
-		return r.err
+		return r.failure()
 	}
 	r.fail(r.w.Append(batch))
 	if !r.armed {
@@ -256,7 +279,7 @@ func (r *Recorder) Append(batch []events.Event) error {
 	for r.queued() > r.o.queue && r.err == nil {
 		r.changed.Wait()
 	}
-	return r.err
+	return r.failure()
 }
 
 // queued is how many bytes wait for the disk: files may be finished faster than
@@ -272,6 +295,20 @@ func (r *Recorder) queued() (n int) {
 func (r *Recorder) fail(err error) {
 	if err != nil && r.err == nil {
 		r.err = err
+	}
+}
+
+// failure is the first error, with what it costs.
+func (r *Recorder) failure() error {
+	switch n := r.taken - r.stored; {
+	case r.err == nil:
+		return nil
+	case n == 0:
+		return r.err
+	case n == 1:
+		return fmt.Errorf("%w: 1 event is not in the recording", r.err)
+	default:
+		return fmt.Errorf("%w: %d events are not in the recording", r.err, n)
 	}
 }
 
@@ -295,7 +332,7 @@ func (r *Recorder) Tick(soFar func() events.Summary) error {
 	now := r.o.now()
 	r.settings(now)
 	r.mu.Lock()
-	err, size, pending := r.err, r.w.Written(), r.w.Pending()
+	err, size, pending := r.failure(), r.w.Written(), r.w.Pending()
 	r.mu.Unlock()
 	if err != nil || r.folder == nil {
 		return err
@@ -376,7 +413,7 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 		// After an error of the disk the folder is closed.
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return cmp.Or(r.err, err)
+		return cmp.Or(r.failure(), err)
 	}
 	info := r.info
 	info.Start = now.UnixNano()
@@ -389,8 +426,9 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
-		return errors.Join(r.err, f.Close())
+		return errors.Join(r.failure(), f.Close())
 	}
+	next.w = w
 	r.fail(r.w.Finish(&own))
 	r.pieces[len(r.pieces)-1].whole = true
 	r.pieces, r.w = append(r.pieces, next), w
@@ -401,7 +439,7 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 	r.audit.AddProof(&own)
 	clear(r.nets)
 	r.last, r.unseen = 0, false
-	return r.err
+	return r.failure()
 }
 
 // Finish writes what is left, with the summary of the whole stream, and
@@ -414,15 +452,16 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 		own.TakeProof(sum)
 	}
 	r.audit.AddProof(&own)
+	var gone error
 	r.mu.Lock()
 	if r.err == nil {
 		last := r.pieces[len(r.pieces)-1]
 		r.fail(r.w.Finish(&own))
-		r.fail(last.deleted())
+		gone = last.deleted() // told after the end: files before it may still wait for the disk
 		last.whole = true
 	}
 	r.mu.Unlock()
-	return r.end()
+	return cmp.Or(r.end(), gone)
 }
 
 // deleted is an error if nobody can open the file any more.
@@ -449,7 +488,7 @@ func (r *Recorder) end() error {
 	<-r.done
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err
+	return r.failure()
 }
 
 // Close ends a recording that was not finished. What it has so far stays, but
@@ -524,14 +563,18 @@ func (r *Recorder) run() {
 			r.mu.Unlock()
 			n, err := r.put(p, c, sync)
 			r.mu.Lock()
+			events, _ := c.events(int(n))
+			r.bytes, r.stored = r.bytes+n, r.stored+uint64(events)
 			r.fail(err)
-			r.bytes += n
 		}
 		spare = c
 		if whole || r.err != nil {
 			r.pieces = r.pieces[1:]
 			if p.file != nil {
 				r.fail(p.file.Close())
+			}
+			if r.err != nil && r.folder != nil && p.good == 0 {
+				_ = r.folder.root.Remove(filepath.Base(p.file.Name())) // a disk that stays full would get one at each start
 			}
 		}
 		r.changed.Broadcast()
@@ -552,12 +595,7 @@ func (r *Recorder) put(p *piece, c chunk, sync bool) (int64, error) {
 			return 0, fmt.Errorf("write standard output: %w", err)
 		}
 		if err != nil { // a disk that is full: the last block ends where there is room
-			whole := 0
-			for _, end := range c.ends {
-				if end <= n {
-					whole = end
-				}
-			}
+			_, whole := c.events(n)
 			_ = p.file.Truncate(p.good + int64(whole)) // else a partial block is left, which readers can tell
 			return int64(whole), err
 		}

@@ -261,8 +261,8 @@ func fill(r *Recorder) (made int, err error) {
 }
 
 // checkWhole checks that a file has the first events in whole blocks, and
-// nothing else.
-func checkWhole(t *testing.T, path string, made int) {
+// nothing else. It returns how many.
+func checkWhole(t *testing.T, path string, made int) int {
 	t.Helper()
 	got, warnings, s := readAll(t, SourceOptions{}, path)
 	if len(got) == 0 || len(got) > made || !slices.Equal(got, upTo(len(got))) || s.Err() != nil {
@@ -271,6 +271,7 @@ func checkWhole(t *testing.T, path string, made int) {
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "not finished") {
 		t.Errorf("warned %q", warnings)
 	}
+	return len(got)
 }
 
 // Nothing is written through what another user may have planted, nor over a
@@ -762,6 +763,16 @@ func TestOrder(t *testing.T) {
 	if len(got) != 20 || got[0] != 20 || got[10] != 0 {
 		t.Errorf("%v", got)
 	}
+	// A folder beside it has an end, too.
+	folder := t.TempDir()
+	r := began(t, folder, Options{}, Teller{})
+	r.mustAppend(t, 0, 10)
+	if err := r.Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, warnings, _ := readAll(t, SourceOptions{Stdin: bytes.NewReader(b)}, folder, "-"); !slices.Equal(got, upTo(20)) || warnings != nil {
+		t.Errorf("%v, %q", got, warnings)
+	}
 	if _, err := OpenSource([]string{"-", "-"}, SourceOptions{Stdin: bytes.NewReader(b)}); err == nil {
 		t.Error("standard input is there once")
 	}
@@ -853,6 +864,40 @@ func TestFollow(t *testing.T) {
 	}
 	if s.Events() != 1013 {
 		t.Errorf("%d events", s.Events())
+	}
+}
+
+// A recorder that had nothing to write for long has something, now.
+func TestFollowIdle(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := &clock{now: time.Unix(1_700_000_000, 0)}
+	r := began(t, dir, Options{Flush: 4 * time.Millisecond, now: c.Now}, Teller{})
+	r.mustAppend(t, 0, 1)
+	r.mu.Lock()
+	for r.w.Pending() > 0 || r.bytes < r.w.Written() {
+		r.changed.Wait()
+	}
+	r.mu.Unlock()
+	_, files := folderSize(t, dir)
+	if err := os.Chtimes(files[0], c.Now(), c.Now()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenSource([]string{dir}, SourceOptions{Follow: true, Since: c.Now().Add(30 * time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Read(ctx, make([]events.Event, 0, 10)); err != nil || len(got) > 0 { // a look later
+		t.Errorf("%d events, %v", len(got), err)
+	}
+	r.mustAppend(t, 3600, 3601)
+	read := &reader{t, s}
+	if got := read.until(ctx, 3600); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+	if err := errors.Join(s.Close(), r.Finish(&events.Summary{})); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -1275,7 +1320,9 @@ func TestLinkedFolder(t *testing.T) {
 	if err := os.Lchown(link, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(link, Options{}); fmt.Sprint(err) != link+" is a symbolic link of another user: give the folder itself" {
-		t.Errorf("%v", err)
+	for _, path := range []string{link, link + "/"} { // lstat(2) follows the latter
+		if _, err := Open(path, Options{}); fmt.Sprint(err) != link+" is a symbolic link of another user: give the folder itself" {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

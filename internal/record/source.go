@@ -183,6 +183,7 @@ func (s *Source) news(d *source) ([]*input, error) {
 		// Of one that ends before it was begun the clock was set back: who knows.
 		ordered := !begun.After(f.mod.Add(clockSlack))
 		if ordered && (!s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-clockSlack))) {
+			d.seen[f.name] = !s.o.Follow // its recorder may have had nothing to write for long
 			continue
 		}
 		path := filepath.Join(d.path, f.name)
@@ -457,7 +458,7 @@ func (s *Source) Settings(netns []uint32) ([]events.Settings, error) {
 		var set *events.Settings
 		switch {
 		case s.follow != nil:
-			set = s.follow.settings[inum]
+			set = s.follow.settings.of[inum]
 		case s.cur != nil && s.cur.r != nil:
 			set = s.cur.r.Settings(inum)
 		}
