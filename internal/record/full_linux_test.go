@@ -16,10 +16,11 @@ import (
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
 
-// A full disk ends the stream, and leaves whole blocks.
-func TestFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k"); err != nil {
+// disk mounts a file system of its own, and returns where.
+func disk(t *testing.T, flags uintptr, options string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", flags, options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -27,6 +28,12 @@ func TestFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// A full disk ends the stream, and leaves whole blocks.
+func TestFull(t *testing.T) {
+	dir := disk(t, 0, "size=256k")
 	path := filepath.Join(dir, "a")
 	r := began(t, path, Options{}, Teller{})
 	made, err := fill(r)
@@ -45,15 +52,7 @@ func TestFull(t *testing.T) {
 
 // A folder on a full disk does not get an empty file at each start.
 func TestFullFolder(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := disk(t, 0, "size=64k")
 	if err := os.WriteFile(filepath.Join(dir, "another"), make([]byte, 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -69,15 +68,7 @@ func TestFullFolder(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := disk(t, unix.MS_RDONLY, "")
 	for path, folder := range map[string]bool{filepath.Join(dir, "a"): false, dir: true, filepath.Join(dir, "new"): true} {
 		if _, err := Open(path, Options{Folder: folder}); !errors.Is(err, syscall.EROFS) {
 			t.Errorf("%s: %v", path, err)
