@@ -75,11 +75,12 @@ const maxKept = 16 << 20
 
 // put forgets all others when there are too many.
 func (k *kept) put(set *events.Settings) {
-	if old := k.of[set.NetNS]; old != nil {
+	old := k.of[set.NetNS]
+	if old != nil {
 		k.bytes -= textLen(old)
 	}
 	k.bytes += textLen(set)
-	if k.of == nil || len(k.of) >= maxNets || k.bytes > maxKept {
+	if k.of == nil || old == nil && len(k.of) >= maxNets || k.bytes > maxKept {
 		k.of, k.bytes = map[uint32]*events.Settings{}, textLen(set)
 	}
 	k.of[set.NetNS] = set
