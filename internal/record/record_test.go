@@ -1242,6 +1242,45 @@ func TestDeletedAtEnd(t *testing.T) {
 	}
 }
 
+// Files before one that is deleted get what they wait for a slow disk with.
+func TestDeletedBehindOthers(t *testing.T) {
+	dir := t.TempDir()
+	gate := make(chan struct{})
+	c := &clock{now: time.Now()}
+	r := began(t, dir, Options{MaxAge: 24 * time.Hour, now: c.Now, sync: func(*os.File) error { <-gate; return nil }}, Teller{})
+	for i := range 2 {
+		r.mustAppend(t, i, i+1)
+		c.advance(2 * time.Hour)
+		if err := r.Tick(func() events.Summary { return events.Summary{Events: uint64(i + 1)} }); err != nil { // rotates
+			t.Fatal(err)
+		}
+	}
+	_, files := folderSize(t, dir)
+	if len(files) != 3 {
+		t.Fatalf("%q", files)
+	}
+	if err := os.Remove(files[2]); err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	last := r.pieces[len(r.pieces)-1]
+	r.mu.Unlock()
+	ended := make(chan error, 1)
+	go func() { ended <- r.Finish(&events.Summary{Events: 2}) }()
+	r.mu.Lock()
+	for !last.whole {
+		r.changed.Wait()
+	}
+	r.mu.Unlock()
+	close(gate)
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "was deleted while it was written") {
+		t.Errorf("%v", err)
+	}
+	if got, warnings, s := readAll(t, SourceOptions{}, files[:2]...); !slices.Equal(got, upTo(2)) || warnings != nil || s.Err() != nil {
+		t.Errorf("%v, %q, %v", got, warnings, s.Err())
+	}
+}
+
 // TestLostInParts: each file's summary counts the losses that its events tell
 // of, whenever the kernel side counted them.
 func TestLostInParts(t *testing.T) {
