@@ -26,7 +26,7 @@ type streamFlags struct {
 	netns  []string
 	failed bool // of state changes, only those that ended a connection without success
 
-	printed    bool // not recorded alone
+	silent     bool // no event is printed
 	asRecorded bool // the events of a recording decide on a table's columns
 
 	output   string
@@ -161,18 +161,36 @@ func (f *streamFlags) resolve() error {
 }
 
 // addOutput declares the flags that say how to print.
-func (f *streamFlags) addOutput(cmd *cobra.Command) {
+func (f *streamFlags) addOutput(cmd *cobra.Command, s stream) {
 	fs, done := group(cmd, groupOutput)
 	f.output, f.color = format.Table, "auto"
-	fs.VarP(&choiceValue{&f.output, "FORMAT", format.Formats()}, "output", "o", "table, wide, json or csv")
+	usage := "table, wide, json or csv"
+	if s.records {
+		usage += ": no event is printed, but json prints losses and the summary, csv losses"
+	}
+	fs.VarP(&choiceValue{&f.output, "FORMAT", format.Formats()}, "output", "o", usage)
 	list(fs, &f.columns, filter.Split, "columns", "NAME,...", "columns to show, by their names in JSON")
 	f.addLooks(fs, "times of tables in UTC; JSON and CSV always are", "no headings", "no banner and no summary on standard error")
+	if s.records {
+		hide(fs, "columns", "utc", "color", "no-header")
+	}
 	done()
 
 	completeChoice(cmd, "output", format.Formats())
 	completeChoice(cmd, "color", colors())
 	completeList(cmd, "columns", func() []string { return describeColumns(f.output) })
 }
+
+// hide leaves flags out of the help that are taken because all streams have
+// them, but matter little to this one.
+func hide(fs *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		fs.Lookup(name).Hidden = true
+	}
+}
+
+// data reports whether programs read what is printed.
+func (f *streamFlags) data() bool { return f.output == format.JSON || f.output == format.CSV }
 
 // addLooks declares the flags of every output.
 func (f *streamFlags) addLooks(fs *pflag.FlagSet, utc, noHeader, quiet string) {
@@ -201,8 +219,7 @@ const defaultBuffer = 64 << 20
 // addLive declares the flags of tracing this kernel.
 func (f *streamFlags) addLive(cmd *cobra.Command) {
 	fs, done := group(cmd, groupLive)
-	f.buffer = defaultBuffer
-	fs.Var((*sizeValue)(&f.buffer), "buffer", "ring buffer, from 4KiB to 1GiB, rounded up to a power of two; as much again waits in user space while the output is slow")
+	f.bufferFlag(fs, "ring buffer, from 4KiB to 1GiB, rounded up to a power of two; as much again waits in user space while the output is slow")
 	fs.StringVar(&f.btf, "btf", "", "`FILE` with the kernel's types, a copy of the host's /sys/kernel/btf/vmlinux, for where that is not there")
 	f.strictFlag(fs)
 	done()
@@ -210,21 +227,21 @@ func (f *streamFlags) addLive(cmd *cobra.Command) {
 	completeNothing(cmd, "buffer")
 }
 
+func (f *streamFlags) bufferFlag(fs *pflag.FlagSet, usage string) {
+	f.buffer = defaultBuffer
+	fs.Var((*sizeValue)(&f.buffer), "buffer", usage)
+}
+
 func (f *streamFlags) strictFlag(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.strict, "strict", false, "exit with 3 if an event was lost")
 }
 
-// addStrict declares what of addLive is for a recording, too.
-func (f *streamFlags) addStrict(cmd *cobra.Command) {
+// addReplayed declares what of addLive is for a recording, too.
+func (f *streamFlags) addReplayed(cmd *cobra.Command) {
 	fs, done := group(cmd, groupStop)
 	f.strictFlag(fs)
-	done()
-}
-
-// addQuiet declares what of addOutput serves a command that prints no event.
-func (f *streamFlags) addQuiet(cmd *cobra.Command) {
-	fs, done := group(cmd, groupOutput)
-	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no banner and no summary on standard error")
+	f.bufferFlag(fs, "ring buffer of the kernel, which is not read")
+	hide(fs, "buffer")
 	done()
 }
 
@@ -285,7 +302,7 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 		if name := given("since", "until", "follow"); name != "" {
 			return usagef("--%s is for recordings: name one with -r FILE", name)
 		}
-	} else if name := given("buffer", "btf"); name != "" {
+	} else if name := given("btf"); name != "" {
 		return usagef("--%s is for tracing: leave it out with -r", name)
 	}
 	switch {
@@ -295,6 +312,8 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 		return usagef("--%s is for recording: add -w FILE", given("force", "flush"))
 	case f.write == "-" && given("max-size", "max-age") != "":
 		return usagef("--%s is for a folder, not for standard output", given("max-size", "max-age"))
+	case f.write == "-" && f.silent && f.data():
+		return usagef("--output %s: the recording is printed there already: give a FILE", f.output)
 	case f.write == "-" && f.explain != nil:
 		return usagef("-w -: the report is printed there already: give a FILE")
 	case f.write == "-" && given("write") != "":

@@ -26,7 +26,7 @@ func TestFlags(t *testing.T) {
 	others := map[string][]string{
 		"retrans": append(output, "-r, --read", "--buffer"),
 		"events":  append(output, "-r, --read", "--buffer", "--event"),
-		"record":  {"--event", "--buffer", "--max-size", "--max-age"},
+		"record":  {"-o, --output", "--event", "--buffer", "--max-size", "--max-age"},
 		"replay":  append(output, "--event"),
 		"explain": {
 			"-o, --output", "--utc", "--color", "--no-header", "-w, --write", "-r, --read", "--since", "--until", "-F, --follow", "--buffer", "--event",

@@ -47,7 +47,7 @@ func (a *app) openRecorder(f *streamFlags) (*record.Recorder, error) {
 		}
 	}
 	return record.Open(f.write, record.Options{
-		Stdout: a.out, Force: f.force, Flush: f.flush, File: f.printed,
+		Stdout: a.out, Force: f.force, Flush: f.flush, File: !f.silent,
 		Folder: f.maxSize > 0 || f.maxAge > 0, MaxSize: f.maxSize, MaxAge: f.maxAge,
 		Warn: func(text string) { a.say("warning: %s", printable(text)) },
 	})

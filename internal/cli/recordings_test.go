@@ -179,6 +179,52 @@ func TestRecordDefault(t *testing.T) {
 	}
 }
 
+// A program that records for another is asked for the losses and the summary;
+// the looks of events that are not printed are taken as anywhere.
+func TestRecordOutput(t *testing.T) {
+	looks := []string{"--utc", "--color", "always"}
+	for _, tt := range []struct {
+		args []string
+		want string // a line for each word, which is in it
+	}{
+		{nil, ""},
+		{[]string{"-o", "wide", "--no-header", "--columns", "time,local"}, ""},
+		{[]string{"-o", "json"}, `"event":"lost" "OutRsts"`},
+		{[]string{"-o", "json", "--columns", "time"}, `"event":"lost" "OutRsts"`},
+		{[]string{"-o", "csv"}, "time,event, ,lost,"},
+		{[]string{"-o", "csv", "--no-header"}, ",lost,"},
+	} {
+		for _, folder := range []bool{false, true} {
+			name := filepath.Join(t.TempDir(), "a.tcptrace")
+			args := append(append([]string{"record", name}, looks...), tt.args...)
+			if folder {
+				args = append(args, "--max-size", "1MiB")
+			}
+			r := run{src: mixedSource()}
+			code := r.run(args...)
+			words, lines := strings.Fields(tt.want), strings.Split(strings.TrimSuffix(r.out.String(), "\n"), "\n")
+			if tt.want == "" {
+				lines = lines[1:]
+			}
+			if code != 0 || len(words) != len(lines) || tt.want == "" && r.out.Len() > 0 {
+				t.Fatalf("%v: exit code %d, stdout\n%s\n%s", args, code, &r.out, &r.err)
+			}
+			for i, w := range words {
+				if !strings.Contains(lines[i], w) {
+					t.Errorf("%v: no %s in %s", args, w, lines[i])
+				}
+			}
+			if inText := strings.Contains(r.err.String(), "3 events (state 1, "); inText == strings.Contains(tt.want, "OutRsts") {
+				t.Errorf("%v: %s", args, &r.err)
+			}
+			var back run
+			if code := back.run("replay", name, "-o", "csv", "--no-header", "--buffer", "1MiB"); code != 0 || strings.Count(back.out.String(), "\n") != 4 {
+				t.Errorf("%v: exit code %d: %s\n%s", args, code, &back.err, &back.out)
+			}
+		}
+	}
+}
+
 func TestRecordPipe(t *testing.T) {
 	r := run{src: mixedSource()}
 	if code := r.run("record", "-"); code != 0 || r.out.Len() == 0 {

@@ -165,17 +165,14 @@ func (a *app) streamCommand(s stream) *cobra.Command {
 		f.addExplain(cmd)
 	}
 	f.addFilter(cmd, s)
-	switch {
-	case s.records:
-		f.addQuiet(cmd)
-	case s.explains:
+	if s.explains {
 		f.addReport(cmd)
-	default:
-		f.addOutput(cmd)
+	} else {
+		f.addOutput(cmd, s)
 	}
 	f.addStop(cmd)
 	if s.replays {
-		f.addStrict(cmd)
+		f.addReplayed(cmd)
 	} else {
 		f.addLive(cmd)
 	}
@@ -196,7 +193,7 @@ func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) er
 	case s.replays && len(words) == 0:
 		return usagef("replay needs a FILE or DIR to read, or - for standard input")
 	case s.records:
-		f.write = words[0]
+		f.write, f.silent = words[0], true
 	case s.replays:
 		f.read = words
 	case s.explains:
@@ -209,7 +206,6 @@ func (f *streamFlags) arguments(cmd *cobra.Command, s stream, words []string) er
 	if err := f.together(cmd); err != nil {
 		return err
 	}
-	f.printed = !s.records
 	f.failed = s.records && f.chosen == nil
 	f.asRecorded = (s.replays || s.explains && f.read != nil) && f.chosen == nil
 	if f.chosen != nil {
@@ -253,7 +249,7 @@ tcptrace demo -o json | jq .kind`,
 			return a.trace(cmd, &f, demo)
 		},
 	}
-	f.addOutput(cmd)
+	f.addOutput(cmd, stream{})
 	f.addLive(cmd)
 	return cmd
 }
@@ -284,9 +280,12 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		}
 	}
 	var printer *format.Printer
-	if f.output != "" && f.explain == nil {
+	if f.explain == nil {
 		if printer, err = format.New(f.format(a, types)); err != nil {
 			return usagef("--columns: %w", err)
+		}
+		if f.silent && !f.data() {
+			printer = nil // not even headings
 		}
 	}
 	for _, w := range f.warnings() {
@@ -333,6 +332,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	po := pipeline.Options{
 		Keep:    keep,
 		Printer: printer,
+		Silent:  f.silent,
 		Out:     a.out,
 		Count:   f.count,
 	}
@@ -376,9 +376,6 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		if what := traced.Overlooked(); what != "" {
 			a.say("not seen: %s", what)
 		}
-	}
-	if rec != nil && rec.Folder() {
-		rec.SumAudits(&sum)
 	}
 	var found error
 	if explained != nil {

@@ -58,7 +58,8 @@ type Sink interface {
 	// Tick is called after each read: about ten times a second when nothing
 	// happens. soFar is the summary up to there, without the audit.
 	Tick(soFar func() events.Summary) error
-	// Finish is called once, last, unless Append or Tick has failed.
+	// Finish is called once, last, unless Append or Tick has failed. What it
+	// knows better it changes in the summary, which is printed then.
 	Finish(*events.Summary) error
 }
 
@@ -70,6 +71,7 @@ var ErrEnough = errors.New("enough events")
 type Options struct {
 	Keep    func(*events.Event) bool // nil keeps everything; lost events always pass
 	Printer *format.Printer          // nil prints nothing
+	Silent  bool                     // print losses and the summary alone
 	Sink    Sink                     // nil is none
 	Out     io.Writer
 	Count   uint64              // stop after so many events; 0: don't
@@ -125,14 +127,15 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 	}
 
 	sum := soFar()
+	var serr error
+	if o.Sink != nil && r.sinkErr == nil { // whatever else failed, what was recorded is whole
+		serr = o.Sink.Finish(&sum)
+	}
 	if err == nil && o.Printer != nil {
 		r.buf = o.Printer.AppendSummary(r.buf, &sum)
 		err = r.flush()
 	}
-	if o.Sink != nil && r.sinkErr == nil { // whatever else failed, what was recorded is whole
-		err = errors.Join(err, o.Sink.Finish(&sum))
-	}
-	return sum, err
+	return sum, errors.Join(err, serr)
 }
 
 // run is the state of one Run.
@@ -169,6 +172,9 @@ func (r *run) show(batch []events.Event) error {
 		return nil
 	}
 	for i := range batch[:n] {
+		if r.o.Silent && batch[i].Type != events.Lost {
+			continue
+		}
 		r.buf = r.o.Printer.AppendEvent(r.buf, &batch[i])
 		if len(r.buf) >= flushLen {
 			if err := r.flush(); err != nil {

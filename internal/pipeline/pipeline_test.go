@@ -203,6 +203,29 @@ func TestRecordedFirst(t *testing.T) {
 	}
 }
 
+// What a sink knows better is printed.
+func TestSinkSummary(t *testing.T) {
+	p, err := format.New(format.Options{Format: format.JSON})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	src := &script{batches: [][]events.Event{{some(1, events.KindRTO)[0], {Type: events.Lost, Of: events.Reset, Count: 7}}}}
+	sum, err := Run(t.Context(), src, Options{Printer: p, Silent: true, Out: &out, Sink: amend{&sink{}}})
+	lines := strings.Split(out.String(), "\n")
+	if err != nil || sum.Checked != 41 || len(lines) != 3 || !strings.Contains(lines[0], `"count":7`) || !strings.Contains(lines[1], `"audited_netns":41`) {
+		t.Errorf("%v, %+v, %s", err, sum, &out)
+	}
+}
+
+// amend is a sink that knows more about the audit.
+type amend struct{ *sink }
+
+func (a amend) Finish(sum *events.Summary) error {
+	sum.Audit, sum.Checked = []events.Audit{}, 41
+	return a.sink.Finish(sum)
+}
+
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

@@ -443,7 +443,8 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 }
 
 // Finish writes what is left, with the summary of the whole stream, and
-// returns when it is on disk.
+// returns when it is on disk. For a folder it makes the audit of sum, which is
+// of the last file, that of all.
 func (r *Recorder) Finish(sum *events.Summary) error {
 	own := *sum
 	if r.files > 1 {
@@ -452,6 +453,9 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 		own.TakeProof(sum)
 	}
 	r.audit.AddProof(&own)
+	if r.folder != nil {
+		sum.TakeProof(&r.audit)
+	}
 	var gone error
 	r.mu.Lock()
 	if r.err == nil {
@@ -528,10 +532,6 @@ func (r *Recorder) Written() (bytes int64, files int) {
 	defer r.mu.Unlock()
 	return r.bytes, r.files
 }
-
-// SumAudits makes the audit of s, the summary given to Finish, that of all
-// files.
-func (r *Recorder) SumAudits(s *events.Summary) { s.TakeProof(&r.audit) }
 
 // run writes what the pieces got.
 func (r *Recorder) run() {
