@@ -225,6 +225,50 @@ func TestRecordOutput(t *testing.T) {
 	}
 }
 
+// What became of other events is not known of a recording without an end, nor
+// of a part of one.
+func TestPartial(t *testing.T) {
+	dir := t.TempDir()
+	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
+	r := run{src: mixedSource()}
+	r.run("record", whole)
+	b, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := bytes.LastIndex(b, []byte("tcpE")) - 8
+	if err := os.WriteFile(cut, b[:end], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ args, text string }{
+		{whole, "; 2 filtered, 0 merged, 3 lost\n"},
+		{whole + " --kind rto", "; 4 filtered, 0 merged, 3 lost\n"},
+		{cut, " s; 3 lost\n"},
+		{cut + " --kind rto", "; at least 2 filtered, 3 lost\n"},
+		{whole + " " + cut, "; at least 2 filtered, 6 lost\n"},
+		{whole + " --since 2023-11-14T22:13:20Z", " s; 3 lost\n"},
+	} {
+		for _, output := range []string{"table", "json"} {
+			var r run
+			code := r.run(append([]string{"replay", "-o", output}, strings.Fields(tt.args)...)...)
+			if code != 0 || output == "table" && !strings.Contains(r.err.String(), tt.text) {
+				t.Errorf("%s: exit code %d: %s", tt.args, code, &r.err)
+			}
+			known := strings.Contains(tt.text, "merged")
+			if output == "json" && (strings.Contains(r.out.String(), `"filtered":`) != known || strings.Contains(r.out.String(), `"merged":`) != known) {
+				t.Errorf("%s: %s", tt.args, &r.out)
+			}
+		}
+	}
+	// A copy knows no more.
+	copied := filepath.Join(dir, "copy")
+	r, back := run{}, run{}
+	r.run("replay", cut, "-w", copied, "--kind", "rto")
+	if code := back.run("replay", copied); code != 0 || !strings.Contains(back.err.String(), "; at least 2 filtered, 3 lost\n") || strings.Contains(back.err.String(), "not finished") {
+		t.Errorf("exit code %d: %s", code, &back.err)
+	}
+}
+
 func TestRecordPipe(t *testing.T) {
 	r := run{src: mixedSource()}
 	if code := r.run("record", "-"); code != 0 || r.out.Len() == 0 {

@@ -47,6 +47,7 @@ type Counts struct {
 
 	// Of a recording, how long it took; else Run looks at the clock.
 	Recorded bool
+	Partial  bool // see [events.Summary]
 	Elapsed  time.Duration
 }
 
@@ -145,7 +146,8 @@ type run struct {
 	buf      []byte
 	shown    uint64
 	filtered uint64
-	byKind   [256]uint64 // by events.Kind; a kind of 0 counts state changes
+	byKind   [256]uint64 // by events.Kind, but for state changes
+	states   uint64
 	sinkErr  error
 }
 
@@ -199,7 +201,11 @@ func (r *run) wants(e *events.Event) bool {
 		return false
 	}
 	r.shown++
-	r.byKind[e.Kind]++
+	if e.Type == events.StateChange {
+		r.states++
+	} else {
+		r.byKind[e.Kind]++
+	}
 	return true
 }
 
@@ -230,17 +236,23 @@ func (r *run) summary(c Counts) events.Summary {
 		Counters:        c.Counters,
 	}
 	if c.Recorded {
-		s.Elapsed = c.Elapsed
+		s.Elapsed, s.Partial = c.Elapsed, c.Partial
 	}
-	for k, n := range r.byKind {
-		if n == 0 {
-			continue
+	count := func(name string, n uint64) {
+		if n > 0 {
+			s.ByKind = append(s.ByKind, events.KindCount{Name: name, Count: n})
 		}
-		name := events.Kind(k).String()
-		if k == 0 {
-			name = events.StateChange.String()
+	}
+	named := r.byKind
+	for k, n := range named {
+		if events.Kind(k).String() == "" { // of a newer version's recording
+			named[k] = 0
+			named[events.KindUnknown] += n
 		}
-		s.ByKind = append(s.ByKind, events.KindCount{Name: name, Count: n})
+	}
+	count(events.StateChange.String(), r.states)
+	for k, n := range named {
+		count(events.Kind(k).String(), n)
 	}
 	return s
 }

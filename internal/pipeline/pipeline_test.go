@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -200,6 +201,20 @@ func TestRecordedFirst(t *testing.T) {
 	}
 	if printed != 20_001 || len(s.got) != 20_001 || writes < 4 {
 		t.Errorf("%d printed in %d writes, %d recorded", printed, writes, len(s.got))
+	}
+}
+
+// A recording of a newer version has kinds without a name here; those of one
+// that was not finished leave unknown what became of other events.
+func TestUnknownKinds(t *testing.T) {
+	list := []events.Event{
+		some(1, events.KindRTO)[0], {Type: events.Retransmit, Kind: 200}, {Type: events.Reset, Kind: 201}, {Type: events.Retransmit, Kind: events.KindUnknown},
+		{Type: events.StateChange}, {Type: events.StateChange, Kind: events.KindRTO}, {Type: events.Retransmit},
+	}
+	sum, err := Run(t.Context(), &script{batches: [][]events.Event{list}, counts: Counts{Recorded: true, Partial: true}}, Options{Out: io.Discard})
+	want := []events.KindCount{{Name: "state", Count: 2}, {Name: "unknown", Count: 4}, {Name: "rto", Count: 1}}
+	if err != nil || !slices.Equal(sum.ByKind, want) || !sum.Partial {
+		t.Errorf("%v, %+v", err, sum)
 	}
 }
 

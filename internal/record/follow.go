@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
-	"github.com/tcptrace/tcptrace/pkg/recording"
 )
 
 // How often a follower looks for more, and what it reads at a time.
@@ -97,7 +96,7 @@ func textLen(set *events.Settings) (n int) {
 type portion struct {
 	in    *input
 	list  []events.Event
-	found []recording.Problem // before or among them
+	found problems // before or among them
 	err   error
 
 	settings []*events.Settings // new ones of their namespaces
@@ -128,7 +127,7 @@ func (f *follower) read(ctx context.Context, batch []events.Event) ([]events.Eve
 		}
 		select {
 		case p := <-f.feed:
-			p.in.held = append(p.in.held, p.found...)
+			p.in.held.take(&p.found)
 			for _, set := range p.settings {
 				f.settings.put(set)
 			}
@@ -272,22 +271,22 @@ func (f *follower) run(in *input, t *tail) {
 		}
 		var err error
 		p.list, err = in.r.Read(p.list[:0])
-		found := in.found
-		in.found = nil
-		p.found = found
+		p.found, in.found = in.found, problems{}
 		p.settings = t.news(in, p.list)
-		if len(p.list) > 0 && !send(p) {
-			return
-		}
-		if err != nil {
-			if len(p.list) > 0 {
-				found = nil // they were sent
-			}
-			send(&portion{in: in, found: found, err: err})
-			return
-		}
-		if len(p.list) == 0 {
+		switch {
+		case len(p.list) == 0 && err == nil:
+			in.found = p.found
 			t.free <- p
+			continue
+		case len(p.list) > 0 && !send(p):
+			return
+		case err != nil:
+			end := &portion{in: in, err: err}
+			if len(p.list) == 0 { // else they were sent
+				end.found = p.found
+			}
+			send(end)
+			return
 		}
 	}
 }
@@ -333,6 +332,7 @@ func (f *follower) stop() {
 	f.ticker = nil
 	close(f.done)
 	f.waits.Wait()
+	f.s.sum.Partial = f.s.sum.Partial || len(f.s.inputs) > 0
 	for in := range f.running {
 		if in.stream { // its goroutine may still read
 			f.s.account(in, nil)

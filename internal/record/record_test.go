@@ -5,8 +5,10 @@ package record
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -272,6 +274,33 @@ func checkWhole(t *testing.T, path string, made int) int {
 		t.Errorf("warned %q", warnings)
 	}
 	return len(got)
+}
+
+// However much is wrong with a file, what is kept of that has a bound.
+func TestManyProblems(t *testing.T) {
+	bad := []byte("\\*M\x18\x0d\x00\x00\x00tcpH\x01\x00\x00\x00....?") // a header that is no JSON
+	table := crc32.MakeTable(crc32.Castagnoli)
+	binary.LittleEndian.PutUint32(bad[16:], crc32.Update(crc32.Checksum(bad[:16], table), table, bad[20:]))
+	path := filepath.Join(t.TempDir(), "bad")
+	const n = 10_000
+	if err := os.WriteFile(path, bytes.Repeat(bad, n), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in := &input{path: path, name: path}
+	if err := new(Source).begin(in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.r.Read(make([]events.Event, 0, 1)); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	if all := len(in.found.list) + in.found.more; len(in.found.list) != maxWarnings || all != n+1 || !in.found.damaged {
+		t.Errorf("%d of %d kept, %v", len(in.found.list), all, in.found.damaged)
+	}
+	in.end()
+	got, warnings, s := readAll(t, SourceOptions{}, path)
+	if len(got) > 0 || s.Err() == nil || len(warnings) != maxWarnings+1 || warnings[maxWarnings] != fmt.Sprintf("%d more like that", n+1-maxWarnings) {
+		t.Errorf("%v, %v, %q", got, s.Err(), warnings)
+	}
 }
 
 // Nothing is written through what another user may have planted, nor over a

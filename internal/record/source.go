@@ -63,12 +63,38 @@ type input struct {
 	size   int64
 
 	r     *recording.Reader
-	start int64               // wall clock, as the header says, ns
-	first int64               // wall clock of the first event, ns
-	last  int64               // and of the last
-	lost  uint64              // sum of the losses read
-	found []recording.Problem // by the reader
-	held  []recording.Problem // of those it is not known yet whether they are the end's
+	start int64    // wall clock, as the header says, ns
+	first int64    // wall clock of the first event, ns
+	last  int64    // and of the last
+	lost  uint64   // sum of the losses read
+	found problems // by the reader
+	held  problems // of those it is not known yet whether they are the end's
+}
+
+// problems are the first of some, and how many more there are.
+type problems struct {
+	list    []recording.Problem
+	more    int
+	damaged bool // one of those more is
+}
+
+func (p *problems) add(x recording.Problem) {
+	if len(p.list) < maxWarnings {
+		p.list = append(p.list, x)
+		return
+	}
+	p.more++
+	p.damaged = p.damaged || !x.Note
+}
+
+// take moves those of from behind those of p.
+func (p *problems) take(from *problems) {
+	for _, x := range from.list {
+		p.add(x)
+	}
+	p.more += from.more
+	p.damaged = p.damaged || from.damaged
+	*from = problems{list: from.list[:0]}
 }
 
 // maxWarnings bounds what is said of damaged input.
@@ -242,7 +268,7 @@ func (s *Source) begin(in *input) error {
 }
 
 func (s *Source) header(in *input, from io.Reader) error {
-	o := recording.ReaderOptions{Problem: func(p recording.Problem) { in.found = append(in.found, p) }}
+	o := recording.ReaderOptions{Problem: in.found.add}
 	if !s.o.Since.IsZero() {
 		o.Since = s.o.Since.UnixNano()
 	}
@@ -261,7 +287,7 @@ func (in *input) end() {
 	if in.file != nil {
 		_ = in.file.Close() // it was read only
 	}
-	in.file, in.r, in.found, in.held = nil, nil, nil, nil
+	in.file, in.r, in.found, in.held = nil, nil, problems{}, problems{}
 }
 
 // Info is what is true of all recordings that are known at the start.
@@ -305,8 +331,7 @@ func (s *Source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 		}
 		var err error
 		batch, err = s.cur.r.Read(batch)
-		s.cur.held = append(s.cur.held, s.cur.found...)
-		s.cur.found = s.cur.found[:0]
+		s.cur.held.take(&s.cur.found)
 		if fresh := batch[old:]; len(fresh) > 0 {
 			// After enough of them only the end matters: is it right here?
 			if ctx.Err() != nil && !allLost(fresh) {
@@ -333,10 +358,7 @@ func allLost(list []events.Event) bool {
 
 // note counts events, before which whatever problem there was is past.
 func (s *Source) note(in *input, list []events.Event) {
-	for _, p := range in.held {
-		s.tell(in, p)
-	}
-	in.held = in.held[:0]
+	s.tell(in)
 	if in.first == 0 {
 		in.first = list[0].Time
 	}
@@ -354,9 +376,7 @@ func (s *Source) note(in *input, list []events.Event) {
 func (s *Source) close(in *input) {
 	// What is being written ends anywhere.
 	if in.file == nil || !written(in.file) {
-		for _, p := range in.held {
-			s.tell(in, p)
-		}
+		s.tell(in)
 	}
 	s.past += in.size
 	s.account(in, in.r.Summary())
@@ -378,6 +398,7 @@ func (s *Source) account(in *input, sum *events.Summary) {
 		return
 	}
 	s.sum.Lost += in.lost
+	s.sum.Partial = true
 	if in.last == 0 {
 		return
 	}
@@ -394,6 +415,7 @@ func (s *Source) stop() error {
 		s.account(s.cur, nil)
 		s.cur.end()
 	}
+	s.sum.Partial = s.sum.Partial || len(s.inputs) > 0
 	s.cur, s.inputs = nil, nil
 	return s.over()
 }
@@ -407,9 +429,15 @@ func (s *Source) over() error {
 	return io.EOF
 }
 
-func (s *Source) tell(in *input, p recording.Problem) {
-	s.damaged = s.damaged || !p.Note
-	s.warn(in.name, p.String())
+// tell tells of what was held back.
+func (s *Source) tell(in *input) {
+	for _, p := range in.held.list {
+		s.damaged = s.damaged || !p.Note
+		s.warn(in.name, p.String())
+	}
+	s.warned += in.held.more
+	s.damaged = s.damaged || in.held.damaged
+	in.held = problems{list: in.held.list[:0]}
 }
 
 func (s *Source) damage(name, text string) {
@@ -475,7 +503,7 @@ func (s *Source) Counts() pipeline.Counts {
 	c := pipeline.Counts{
 		Filtered: s.sum.Filtered, Merged: s.sum.Merged, Lost: s.sum.Lost,
 		Skipped: s.sum.Skipped, SkippedCounting: s.sum.SkippedCounting, Audit: s.sum.Audit, Checked: s.sum.Checked, Counters: s.sum.Counters,
-		Recorded: true, Elapsed: s.sum.Elapsed,
+		Recorded: true, Partial: s.sum.Partial, Elapsed: s.sum.Elapsed,
 	}
 	c.Produced = s.read + c.Filtered + c.Merged + c.Lost
 	return c

@@ -162,13 +162,16 @@ func (e *Event) Failed() bool {
 // Summary is what a finished stream says last. The JSON names are those in a
 // recording.
 type Summary struct {
-	Events   uint64        `json:"events"`   // shown
-	Filtered uint64        `json:"filtered"` // seen in the kernel and rejected by a filter
-	Merged   uint64        `json:"merged"`   // folded into another event
-	Lost     uint64        `json:"lost"`     // not delivered: the ring buffer was full
-	ByKind   []KindCount   `json:"by_kind"`
-	Elapsed  time.Duration `json:"elapsed_ns"`
-	Skipped  uint64        `json:"skipped"` // runs of programs that the kernel left out: one was in the middle of another event on that CPU
+	Events   uint64 `json:"events"`   // shown
+	Filtered uint64 `json:"filtered"` // seen in the kernel and rejected by a filter
+	Merged   uint64 `json:"merged"`   // folded into another event
+	Lost     uint64 `json:"lost"`     // not delivered: the ring buffer was full
+	// Partial says that Filtered and Merged are not known of all: a recording was
+	// not finished, or only a part of it was read.
+	Partial bool          `json:"partial,omitempty"`
+	ByKind  []KindCount   `json:"by_kind"`
+	Elapsed time.Duration `json:"elapsed_ns"`
+	Skipped uint64        `json:"skipped"` // runs of programs that the kernel left out: one was in the middle of another event on that CPU
 	// SkippedCounting is how many of these were of programs whose events the
 	// kernel counts, too: as many, or what they sent, are missing in the audit.
 	SkippedCounting uint64 `json:"skipped_counting"`

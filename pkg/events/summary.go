@@ -4,6 +4,13 @@ package events
 
 import "slices"
 
+// How much of a sum is told apart. What is beyond, as only many files or hostile
+// ones have it, is summed up: kinds as unknown, rows without a namespace.
+const (
+	maxKinds = 256
+	maxRows  = 1 << 16
+)
+
 // Add adds another summary to s, as if one stream had been both: see
 // [AddAudits]. How many namespaces were checked in both is not known: it is the
 // greater number.
@@ -12,18 +19,29 @@ func (s *Summary) Add(o *Summary) {
 	s.Filtered += o.Filtered
 	s.Merged += o.Merged
 	s.Lost += o.Lost
+	s.Partial = s.Partial || o.Partial
 	s.Elapsed += o.Elapsed
 	s.Skipped += o.Skipped
 	s.SkippedCounting += o.SkippedCounting
 	for _, k := range o.ByKind {
-		i := slices.IndexFunc(s.ByKind, func(have KindCount) bool { return have.Name == k.Name })
-		if i < 0 {
-			s.ByKind = append(s.ByKind, k)
-			continue
-		}
-		s.ByKind[i].Count += k.Count
+		s.addKind(k)
 	}
 	s.AddProof(o)
+}
+
+func (s *Summary) addKind(k KindCount) {
+	for {
+		i := slices.IndexFunc(s.ByKind, func(have KindCount) bool { return have.Name == k.Name })
+		switch {
+		case i >= 0:
+			s.ByKind[i].Count += k.Count
+			return
+		case len(s.ByKind) < maxKinds || k.Name == KindUnknown.String():
+			s.ByKind = append(s.ByKind, k)
+			return
+		}
+		k.Name = KindUnknown.String()
+	}
 }
 
 // AddProof adds what the kernel's counters say of another part of the stream:
@@ -48,6 +66,10 @@ func addCounters(a, b []Counter) []Counter {
 	}
 	for _, c := range b {
 		i, known := at[of(c)]
+		if !known && len(sum) >= maxRows {
+			c.NetNS = 0
+			i, known = at[of(c)]
+		}
 		if !known {
 			at[of(c)] = len(sum)
 			sum = append(sum, c)
@@ -76,9 +98,16 @@ func AddAudits(a, b []Audit) []Audit {
 		rows[a[i].outcome()] = i
 	}
 	for i := range b {
-		j, known := rows[b[i].outcome()]
+		row := b[i]
+		j, known := rows[row.outcome()]
+		if !known && len(a) >= maxRows {
+			row.NetNS, row.Note = 0, ""
+			if j, known = rows[row.outcome()]; !known {
+				rows[row.outcome()] = len(a)
+			}
+		}
 		if !known {
-			a = append(a, b[i])
+			a = append(a, row)
 			continue
 		}
 		r := &a[j]

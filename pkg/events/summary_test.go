@@ -3,6 +3,7 @@
 package events
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -50,6 +51,46 @@ func TestAddSummaries(t *testing.T) {
 		if z.CanUint() && z.Uint() != x.Uint()+y.Uint() || z.CanInt() && name != "Checked" && z.Int() != x.Int()+y.Int() {
 			t.Errorf("%s: %v and %v make %v", name, x, y, z)
 		}
+	}
+}
+
+// What a sum tells apart has a bound; no number is lost.
+func TestSumBounds(t *testing.T) {
+	var s Summary
+	const n = maxRows + 1000
+	for part := range 2 {
+		o := Summary{}
+		for i := range n {
+			inum := uint32(1 + part*n + i)
+			o.Audit = append(o.Audit, Audit{NetNS: inum, Counter: "OutRsts", Kernel: 3, Traced: 3, Verdict: Exact})
+			o.Counters = append(o.Counters, Counter{inum, "ListenDrops", 2})
+		}
+		for i := range 2 * maxKinds {
+			o.ByKind = append(o.ByKind, KindCount{fmt.Sprint(part, "-", i), 1})
+		}
+		o.Audit = append(o.Audit, Audit{NetNS: 9, Counter: "OutRsts", Traced: 5, Verdict: Unchecked, Note: fmt.Sprint("gone ", part)})
+		s.Add(&o)
+	}
+	if len(s.Audit) != maxRows+2 || len(s.Counters) != maxRows+1 || len(s.ByKind) != maxKinds+1 {
+		t.Errorf("%d audits, %d counters, %d kinds", len(s.Audit), len(s.Counters), len(s.ByKind))
+	}
+	var kernel, rise, kinds uint64
+	for _, a := range s.Audit {
+		kernel += a.Kernel
+	}
+	for _, c := range s.Counters {
+		rise += c.Rise
+	}
+	for _, k := range s.ByKind {
+		kinds += k.Count
+	}
+	if kernel != 2*n*3 || rise != 2*n*2 || kinds != 4*maxKinds {
+		t.Errorf("%d counted, %d risen, %d of kinds", kernel, rise, kinds)
+	}
+	last := s.Audit[maxRows:]
+	want := []Audit{{Counter: "OutRsts", Kernel: 3 * (2*n - maxRows), Traced: 3 * (2*n - maxRows), Verdict: Exact}, {Counter: "OutRsts", Traced: 10, Verdict: Unchecked}}
+	if !reflect.DeepEqual(last, want) {
+		t.Errorf("%+v", last)
 	}
 }
 

@@ -129,10 +129,12 @@ func (l *jsonLayout) value(b []byte, c *jsonColumn, e *events.Event) []byte {
 func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 	b = append(b, `{"event":"summary","events":`...)
 	b = strconv.AppendUint(b, s.Events, 10)
-	b = append(b, `,"filtered":`...)
-	b = strconv.AppendUint(b, s.Filtered, 10)
-	b = append(b, `,"merged":`...)
-	b = strconv.AppendUint(b, s.Merged, 10)
+	if !s.Partial {
+		b = append(b, `,"filtered":`...)
+		b = strconv.AppendUint(b, s.Filtered, 10)
+		b = append(b, `,"merged":`...)
+		b = strconv.AppendUint(b, s.Merged, 10)
+	}
 	b = append(b, `,"lost":`...)
 	b = strconv.AppendUint(b, s.Lost, 10)
 	b = append(b, `,"by_kind":{`...)

@@ -13,6 +13,8 @@ import (
 // SummaryText returns the summary as one line without its end, such as
 //
 //	412 events (rto 3, fast 400, tlp 9) in 12.3 s; 0 filtered, 0 merged, 0 lost
+//
+// Of a partial one it says what is known: "at least 7 filtered, 0 lost".
 func SummaryText(s *events.Summary) string {
 	var b strings.Builder
 	b.WriteString(plural(s.Events, "event"))
@@ -28,8 +30,18 @@ func SummaryText(s *events.Summary) string {
 	if len(s.ByKind) > 0 {
 		b.WriteByte(')')
 	}
-	fmt.Fprintf(&b, " in %.1f s; %d filtered, %d merged, %d lost",
-		s.Elapsed.Seconds(), s.Filtered, s.Merged, s.Lost)
+	fmt.Fprintf(&b, " in %.1f s; ", s.Elapsed.Seconds())
+	account := func(n uint64, what string) {
+		switch {
+		case !s.Partial:
+			fmt.Fprintf(&b, "%d %s, ", n, what)
+		case n > 0:
+			fmt.Fprintf(&b, "at least %d %s, ", n, what)
+		}
+	}
+	account(s.Filtered, "filtered")
+	account(s.Merged, "merged")
+	fmt.Fprintf(&b, "%d lost", s.Lost)
 	return b.String()
 }
 

@@ -165,7 +165,9 @@ func TestUnknownValues(t *testing.T) {
 	info := someInfo
 	b := record(t, info, &events.Summary{Events: 3}, list)
 	p := mustRead(t, b, ReaderOptions{})
-	p.clean(t)
+	if len(p.problems) != 1 || !p.problems[0].Note || !strings.HasPrefix(p.problems[0].Text, "event number 77: unknown") || p.r.Summary() == nil {
+		t.Errorf("%v", p.problems)
+	}
 	same(t, list, p.events)
 	for _, name := range format.Formats() {
 		printer, err := format.New(format.Options{Format: name})
@@ -221,6 +223,9 @@ func TestConcatenated(t *testing.T) {
 	p = mustRead(t, append(bytes.Clone(a[:ends[3]]), b...), ReaderOptions{})
 	if p.r.Summary() != nil || len(p.events) != len(listA)+len(listB) {
 		t.Errorf("%d events, %+v", len(p.events), p.r.Summary())
+	}
+	if said := fmt.Sprintf("at byte %d: not finished: it has no summary", ends[3]); len(p.problems) != 1 || p.problems[0].String() != said || !p.problems[0].Note {
+		t.Errorf("%v", p.problems)
 	}
 	// A damaged header behind a whole recording.
 	c := bytes.Clone(both)

@@ -75,6 +75,9 @@ func (c *content) open(h *blockHeader, raw []byte) error {
 		if !t.getAll(formColumns, unsafe.Pointer(&f.form), &c.texts) {
 			return errCorrupt
 		}
+		if f.Type.String() == "" {
+			c.note(fmt.Sprintf("event number %d", f.Type))
+		}
 		f.columns = f.columns[:0]
 		for i := range eventColumns {
 			if col := &eventColumns[i]; f.Columns>>col.id&1 != 0 {

@@ -55,6 +55,28 @@ func TestDocument(t *testing.T) {
 		}
 	}
 
+	// Which columns an event has a use for.
+	for typ := events.Retransmit; typ <= events.Lost; typ++ {
+		var ids []string
+		for i := 0; i < len(eventColumns); i++ {
+			first := i
+			for i < len(eventColumns) && eventColumns[i].on>>typ&1 != 0 {
+				i++
+			}
+			switch n := i - first; {
+			case n > 2:
+				ids = append(ids, fmt.Sprintf("%d to %d", eventColumns[first].id, eventColumns[i-1].id))
+			default:
+				for ; n > 0; n-- {
+					ids = append(ids, fmt.Sprint(eventColumns[i-n].id))
+				}
+			}
+		}
+		if row := fmt.Sprintf("\n| `%s` | %s |\n", typ, strings.Join(ids, ", ")); !strings.Contains(doc, row) {
+			t.Errorf("the document has no row %s", row)
+		}
+	}
+
 	number := func(what string, first int, name func(uint8) string) {
 		var names []string
 		for i := first; name(uint8(i)) != ""; i++ {

@@ -42,7 +42,7 @@ type Reader struct {
 	at       int64 // where it stands
 	settings settingsTable
 	sum      *events.Summary // of all trailers
-	open     bool            // some recording had none
+	open     bool            // some recording had none, which was said
 	damaged  bool
 	noted    map[string]bool
 	err      error
@@ -166,10 +166,7 @@ func (r *Reader) next() error {
 		var err error
 		switch found {
 		case atEnd:
-			if !r.finished {
-				r.open = true
-				r.o.Problem(Problem{Offset: r.in.offset(), Text: "not finished: it has no summary", Note: true})
-			}
+			r.leave(r.in.offset())
 			return io.EOF
 		case foreignFrame:
 			err = r.foreign(f.size)
@@ -203,7 +200,7 @@ func (r *Reader) peek() (f frame, _ found) {
 		switch {
 		case len(in.rest()) == 0:
 			return f, atEnd
-		case len(in.rest()) < 4 || bytes.HasPrefix(in.rest(), oursBytes):
+		case bytes.HasPrefix(oursBytes, in.rest()[:min(4, len(in.rest()))]):
 			return f, cut
 		}
 		return f, damaged
@@ -289,8 +286,8 @@ func newerMajor(f *frame) error {
 }
 
 func (r *Reader) header(f *frame) {
-	if r.known && !r.finished {
-		r.open = true
+	if r.known {
+		r.leave(r.in.offset())
 	}
 	r.recording, r.known, r.finished, r.number, r.events = f.sum, true, false, 0, 0
 	info, strange, err := parseInfo(f.payload)
@@ -301,6 +298,15 @@ func (r *Reader) header(f *frame) {
 		r.note(fmt.Sprintf("the event %q", name))
 	}
 	r.info = info
+}
+
+// leave ends with the recording that was read, and says once if one has no
+// trailer.
+func (r *Reader) leave(at int64) {
+	if !r.finished && !r.open {
+		r.open = true
+		r.o.Problem(Problem{Offset: at, Text: "not finished: it has no summary", Note: true})
+	}
 }
 
 // account compares the number of a block, or of blocks, with those seen.
@@ -338,9 +344,7 @@ func (r *Reader) content(f *frame) error {
 	if !r.known || r.finished || h.recording != r.recording {
 		// The header of its recording is missing.
 		if r.known {
-			if !r.finished {
-				r.open = true
-			}
+			r.leave(at)
 			r.problem(at, "another recording begins without a header")
 			r.info = &Info{}
 		}
@@ -392,19 +396,17 @@ func (r *Reader) trailer(f *frame) {
 			r.account(t.Blocks, t.Events)
 		}
 	default: // its header and all of its blocks are missing
-		if r.known && !r.finished {
-			r.open = true
+		if r.known {
+			r.leave(r.in.offset())
 		}
 		r.problem(r.in.offset(), "a recording of %s is missing before its summary", count(t.Events, "event"))
 		r.recording, r.known = t.Recording, true
 	}
 	r.number, r.events, r.finished = t.Blocks, t.Events, true
-	s := t.Summary.summary()
 	if r.sum == nil {
-		r.sum = s
-		return
+		r.sum = new(events.Summary)
 	}
-	r.sum.Add(s)
+	r.sum.Add(t.Summary.summary())
 }
 
 // search looks for the next frame of ours, and tells of what it passed. h is
@@ -486,7 +488,7 @@ func (r *Reader) begin() error {
 	case found == ourFrame && f.kind.known():
 		r.problem(0, "the header is missing")
 		return nil
-	case bytes.HasPrefix(r.in.rest(), oursBytes), f.kind.known():
+	case found == cut, bytes.HasPrefix(r.in.rest(), oursBytes), f.kind.known():
 		return nil // next says what is wrong
 	}
 	const far = 1 << 20 // a damaged header is not longer
