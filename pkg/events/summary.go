@@ -5,7 +5,9 @@ package events
 import "slices"
 
 // How much of a sum is told apart. What is beyond, as only many files or hostile
-// ones have it, is summed up: kinds as unknown, rows without a namespace.
+// ones have it, is summed up: kinds as unknown, rows without a namespace. More
+// names of counters than there are kinds, which only a hostile file has, are left
+// out then.
 const (
 	maxKinds = 256
 	maxRows  = 1 << 16
@@ -68,7 +70,9 @@ func addCounters(a, b []Counter) []Counter {
 		i, known := at[of(c)]
 		if !known && len(sum) >= maxRows {
 			c.NetNS = 0
-			i, known = at[of(c)]
+			if i, known = at[of(c)]; !known && len(sum) >= maxRows+maxKinds {
+				continue
+			}
 		}
 		if !known {
 			at[of(c)] = len(sum)
@@ -103,6 +107,9 @@ func AddAudits(a, b []Audit) []Audit {
 		if !known && len(a) >= maxRows {
 			row.NetNS, row.Note = 0, ""
 			if j, known = rows[row.outcome()]; !known {
+				if len(a) >= maxRows+maxKinds {
+					continue
+				}
 				rows[row.outcome()] = len(a)
 			}
 		}

@@ -92,6 +92,15 @@ func TestSumBounds(t *testing.T) {
 	if !reflect.DeepEqual(last, want) {
 		t.Errorf("%+v", last)
 	}
+	// Names that only a hostile file has.
+	var o Summary
+	for i := range 2 * maxKinds {
+		o.Audit = append(o.Audit, Audit{NetNS: 1, Counter: fmt.Sprint(i), Kernel: 1, Traced: 1, Verdict: Exact})
+		o.Counters = append(o.Counters, Counter{1, fmt.Sprint(i), 1})
+	}
+	if s.Add(&o); len(s.Audit) != maxRows+maxKinds || len(s.Counters) != maxRows+maxKinds {
+		t.Errorf("of hostile names %d audits, %d counters", len(s.Audit), len(s.Counters))
+	}
 }
 
 func TestAddAudits(t *testing.T) {

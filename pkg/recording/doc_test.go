@@ -121,12 +121,12 @@ func TestDocument(t *testing.T) {
 	if events.HasUID != 1<<0 || events.HasReason != 1<<15 || events.HasAcceptQueue != 1<<18 {
 		t.Error("bits without a column have changed")
 	}
-	for _, limit := range []string{"32,768", "65,536", "4,096", "1,024", "131,072", "8 MiB", "4,194,304", "1 MiB of names and values"} {
+	for _, limit := range []string{"32,768", "65,536", "4,096", "1,024", "131,072", "8 MiB", "256 bytes", "4,194,304", "1 MiB of names and values"} {
 		if !strings.Contains(doc, limit) {
 			t.Errorf("the document has no limit %s", limit)
 		}
 	}
-	if maxEvents != 32768 || maxTexts != 65536 || maxSettings != 4096 || maxValues != 1024 || maxAllValues != 131072 || maxListed != 4194304 || maxText != 1<<20 || maxRaw != 8<<20 || maxJSON != 65536 {
+	if maxEvents != 32768 || maxTexts != 65536 || maxSettings != 4096 || maxValues != 1024 || maxAllValues != 131072 || maxListed != 4194304 || maxText != 1<<20 || maxRaw != 8<<20 || maxJSON != 65536 || maxName != 256 {
 		t.Error("a limit is not that of the document")
 	}
 }

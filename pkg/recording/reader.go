@@ -136,12 +136,13 @@ func count(n uint64, what string) string {
 
 func (r *Reader) problem(at int64, format string, args ...any) {
 	r.damaged = true
-	r.o.Problem(Problem{Offset: at, Text: fmt.Sprintf(format, args...)})
+	r.o.Problem(Problem{Offset: at, Text: cutText(fmt.Sprintf(format, args...))})
 }
 
 // note tells once of something that this version does not know.
 func (r *Reader) note(what string) {
 	const most = 64 // of a hostile one
+	what = cutText(what)
 	if r.noted[what] || len(r.noted) >= most {
 		return
 	}
@@ -279,7 +280,7 @@ func newerMajor(f *frame) error {
 	}
 	writer := "a newer tcptrace"
 	if json.Unmarshal(f.payload, &by) == nil && by.Tool != "" {
-		writer = fmt.Sprintf("tcptrace %q", by.Tool)
+		writer = fmt.Sprintf("tcptrace %q", cutText(by.Tool))
 	}
 	return formatError(fmt.Sprintf("a recording of format %d, written by %s: this tcptrace reads format %d, so replay it with the one that wrote it or a later one",
 		f.major, writer, major))

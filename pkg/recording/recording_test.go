@@ -342,3 +342,37 @@ func (f *failing) Write(b []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// However long the names and notes of many summaries are, what is kept of them
+// has a bound.
+func TestLongNotes(t *testing.T) {
+	long := strings.Repeat("x", 10_000)
+	sum := &events.Summary{
+		Audit:    []events.Audit{{NetNS: 1, Counter: long, Verdict: events.Unchecked, Note: long}},
+		Counters: []events.Counter{{NetNS: 1, Counter: long}},
+		ByKind:   []events.KindCount{{Name: long, Count: 1}},
+	}
+	got := mustRead(t, record(t, someInfo, sum, nil), ReaderOptions{}).r.Summary()
+	short := long[:maxName]
+	want := &events.Summary{
+		Audit:    []events.Audit{{NetNS: 1, Counter: short, Verdict: events.Unchecked, Note: short}},
+		Counters: []events.Counter{{NetNS: 1, Counter: short}},
+		ByKind:   []events.KindCount{{Name: short, Count: 1}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	// Nor is what is said longer.
+	for _, header := range []string{`{"types":["` + long + `"]}`, `{"start":` + strings.Repeat("9", 10_000) + `}`} {
+		p, err := read(t, strings.NewReader(string(frameOf(kindHeader, minor, header))), ReaderOptions{})
+		if err != nil || len(p.problems) != 2 || len(p.problems[0].Text) < maxName || len(p.problems[0].Text) > 2*maxName {
+			t.Errorf("%v, %q", err, p.problems)
+		}
+	}
+	newer := frameOf(kindHeader, minor, `{"tool":"`+long+`"}`)
+	newer[12] = major + 1
+	endFrame(newer)
+	if _, err := NewReader(bytes.NewReader(newer), ReaderOptions{}); !errors.Is(err, ErrFormat) || len(err.Error()) > 2*maxName {
+		t.Errorf("%v", err)
+	}
+}

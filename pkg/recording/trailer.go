@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
 )
@@ -45,6 +46,12 @@ func newSummary(s *events.Summary) *summary {
 // counts as unchecked, since what it says is unknown.
 func (s *summary) summary() *events.Summary {
 	out := s.Summary
+	for i := range out.ByKind {
+		out.ByKind[i].Name = cutText(out.ByKind[i].Name)
+	}
+	for i := range out.Counters {
+		out.Counters[i].Counter = cutText(out.Counters[i].Counter)
+	}
 	out.Audit = nil
 	if s.Audit != nil {
 		out.Audit = make([]events.Audit, len(s.Audit))
@@ -52,11 +59,22 @@ func (s *summary) summary() *events.Summary {
 	for i := range s.Audit {
 		a := &out.Audit[i]
 		*a = s.Audit[i].Audit
+		a.Counter, a.Note = cutText(a.Counter), cutText(a.Note)
 		if err := a.Verdict.UnmarshalText([]byte(s.Audit[i].Verdict)); err != nil {
 			a.Verdict, a.Note = events.Unchecked, "verdict of a newer version"
 		}
 	}
 	return &out
+}
+
+const maxName = 256 // bytes
+
+// cutText bounds what is kept of a name or a note, and what is said.
+func cutText(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	return strings.Clone(s[:maxName])
 }
 
 func parseTrailer(b []byte) (*trailer, error) {
