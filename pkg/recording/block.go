@@ -87,7 +87,7 @@ type shape struct {
 	row    int       // in the block; -1: not in it yet
 	index  int       // in the chunk's, if it is there
 	conn   []*column // of coding perConn
-	others []word    // that are zero in its events: or else the form is another
+	others words     // that are zero in its events: or else the form is another
 }
 
 func newBlock() block {
@@ -212,6 +212,10 @@ func (b *block) addColumns(list []events.Event) {
 		if have == 0 || c.by == perConn {
 			continue
 		}
+		if have == 1<<len(k.shapes)-1 {
+			b.events.add(c, rows, each[:len(list)], &b.texts)
+			continue
+		}
 		if have != of {
 			n := 0
 			for i := range list {
@@ -236,11 +240,7 @@ func (b *block) shape(e *events.Event) *shape {
 		}
 		*latest = s
 	}
-	strange := uint64(0)
-	for i := range s.others {
-		strange |= s.others[i].load(unsafe.Pointer(e))
-	}
-	if strange != 0 {
+	if s.others.any(unsafe.Pointer(e)) {
 		s = b.irregular(s.form, e)
 	}
 	if s.row < 0 {
@@ -270,7 +270,7 @@ func newShape(f form) *shape {
 	for i := range eventColumns {
 		switch c := &eventColumns[i]; {
 		case f.Columns>>c.id&1 == 0:
-			s.others = addWord(s.others, &c.at)
+			s.others.add(&c.at)
 		case c.by == perConn:
 			s.conn = append(s.conn, c)
 		}
@@ -452,14 +452,14 @@ func (t *tableWriter) add(c *column, of rows, at []uint8, texts *texts) {
 			list[j] -= c.lessAt[k].load(of.row(i))
 		}
 	}
-	if c.by == delta {
+	switch {
+	case c.by == delta:
 		last := s.last
 		for j, v := range list {
-			list[j], last = v-last, v
+			list[j], last = zigzag(v-last, c.bits), v
 		}
 		s.last = last
-	}
-	if c.signed {
+	case c.signed:
 		for j, v := range list {
 			list[j] = zigzag(v, c.bits)
 		}
@@ -502,7 +502,14 @@ type stream struct {
 	buf          []byte
 	last         uint64 // what the next of a delta column is a difference to
 
-	// The last of a text column, or of one of addresses, and its number.
+	// The last two of a text column, or of one of addresses: those of one
+	// connection's two ends often take turns. latest is the last one's index.
+	recent [2]recent
+	latest uint8
+}
+
+// recent is a text, or an address, and its number.
+type recent struct {
 	str    string
 	addr   netip.Addr
 	number uint64
@@ -568,22 +575,37 @@ func (s *stream) putAll(list []uint64) {
 }
 
 // text returns the number of the text that is at p's place in row. Often it is
-// the same again.
+// the same again, or that before.
 func (s *stream) text(p *place, row unsafe.Pointer, texts *texts) uint64 {
 	at := unsafe.Add(row, p.offset)
+	r := &s.recent[s.latest&1]
 	switch p.class {
 	case text:
-		if str := *(*string)(at); str != s.str {
-			s.str, s.number = str, texts.ofString(str)
+		str := *(*string)(at)
+		if r.str == str {
+			break
+		}
+		if r = s.other(); r.str != str {
+			r.str, r.number = str, texts.ofString(str)
 		}
 	case address:
-		if addr := *(*netip.Addr)(at); addr != s.addr {
-			s.addr, s.number = addr, texts.load(p, row)
+		addr := *(*netip.Addr)(at)
+		if r.addr == addr {
+			break
+		}
+		if r = s.other(); r.addr != addr {
+			r.addr, r.number = addr, texts.load(p, row)
 		}
 	default:
 		return texts.load(p, row)
 	}
-	return s.number
+	return r.number
+}
+
+// other makes the recent text that is not the latest that.
+func (s *stream) other() *recent {
+	s.latest ^= 1
+	return &s.recent[s.latest&1]
 }
 
 // size is how many bytes it has, or would have if the next number is another.

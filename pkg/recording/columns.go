@@ -400,20 +400,27 @@ func (p *place) zero(row unsafe.Pointer) bool {
 	return p.load(row) == 0
 }
 
-// word is some bytes of an aligned word of a row. A whole word is looked at in
-// the time that one of its fields takes.
-type word struct {
-	offset uintptr
-	mask   uint64
+// words are bytes of the aligned words of a row that begin at first: those that
+// masks have. Whole words are looked at in the time that their fields take one
+// by one.
+type words struct {
+	first uintptr
+	masks []uint64
 }
 
-func (w *word) load(row unsafe.Pointer) uint64 {
-	return *(*uint64)(unsafe.Add(row, w.offset)) & w.mask
+// any reports whether one of the bytes is not zero in row.
+func (w *words) any(row unsafe.Pointer) bool {
+	in := unsafe.Slice((*uint64)(unsafe.Add(row, w.first)), len(w.masks))
+	set := uint64(0)
+	for i, mask := range w.masks {
+		set |= in[i] & mask
+	}
+	return set != 0
 }
 
-// addWord adds to list the bytes that are not zero if what is at p isn't: of a
-// string the length.
-func addWord(list []word, p *place) []word {
+// add adds the bytes that are not zero if what is at p isn't: of a string the
+// length.
+func (w *words) add(p *place) {
 	offset, size := p.offset, uintptr(p.class.bits()/8)
 	if p.class == text {
 		offset, size = offset+unsafe.Sizeof(uintptr(0)), unsafe.Sizeof(int(0))
@@ -423,12 +430,17 @@ func addWord(list []word, p *place) []word {
 		bytes[offset%8+i] = 0xff
 	}
 	offset -= offset % 8
-	mask := binary.NativeEndian.Uint64(bytes[:])
-	if n := len(list) - 1; n >= 0 && list[n].offset == offset {
-		list[n].mask |= mask
-		return list
+	if len(w.masks) == 0 {
+		w.first = offset
 	}
-	return append(list, word{offset, mask})
+	for ; offset < w.first; w.first -= 8 {
+		w.masks = slices.Insert(w.masks, 0, 0)
+	}
+	i := int(offset-w.first) / 8
+	for i >= len(w.masks) {
+		w.masks = append(w.masks, 0)
+	}
+	w.masks[i] |= binary.NativeEndian.Uint64(bytes[:])
 }
 
 // zigzag makes a difference of that many bits a number that is small if the
