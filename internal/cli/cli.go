@@ -14,6 +14,7 @@ import (
 	"io"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,7 +142,7 @@ func (a *app) finish(cmd *cobra.Command, err error) int {
 	case errors.As(err, &lost):
 		a.say("%v", err)
 		return exitLost
-	case a.out.closed() || errors.Is(err, errClosed):
+	case a.onlyClosed(err):
 		return exitDone
 	case errors.As(err, &usage):
 		a.say("%v\nsee %s --help", err, cmd.CommandPath())
@@ -194,6 +195,25 @@ func (o *output) Write(b []byte) (int, error) {
 		o.err = err
 	}
 	return n, err
+}
+
+// onlyClosed reports whether nothing worse happened than that nobody reads
+// stdout any more.
+func (a *app) onlyClosed(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !a.onlyClosed(err) })
+	}
+	return err == nil || errors.Is(err, errClosed) ||
+		a.out.closed() && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EIO))
+}
+
+// deaf is an output whose errors end nothing: what is recorded is worth more
+// than what is printed beside. Who wrapped it remembers them.
+type deaf struct{ io.Writer }
+
+func (d deaf) Write(b []byte) (int, error) {
+	_, _ = d.Writer.Write(b)
+	return len(b), nil
 }
 
 // closed reports whether a write failed because nobody reads any more: the

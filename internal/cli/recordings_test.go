@@ -4,17 +4,24 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/tcptrace/tcptrace/pkg/events"
+	"github.com/tcptrace/tcptrace/pkg/recording"
 )
 
 // mixed has an event of each type, and a loss.
@@ -266,6 +273,130 @@ func TestPartial(t *testing.T) {
 	r.run("replay", cut, "-w", copied, "--kind", "rto")
 	if code := back.run("replay", copied); code != 0 || !strings.Contains(back.err.String(), "; at least 2 filtered, 3 lost\n") || strings.Contains(back.err.String(), "not finished") {
 		t.Errorf("exit code %d: %s", code, &back.err)
+	}
+}
+
+// newerHeader is that of a recording of the next format.
+func newerHeader() []byte {
+	b := []byte("\x5c\x2a\x4d\x18\x0e\x00\x00\x00tcpH\x02\x00\x00\x00....{}")
+	table := crc32.MakeTable(crc32.Castagnoli)
+	binary.LittleEndian.PutUint32(b[16:], crc32.Update(crc32.Checksum(b[:16], table), table, b[20:]))
+	return b
+}
+
+// Whatever ends a replay: what was lost until then is counted, and what is not
+// known is not made up, in a copy neither.
+func TestReplayEndsEarly(t *testing.T) {
+	dir := t.TempDir()
+	whole, bad, copied, folder := filepath.Join(dir, "whole"), filepath.Join(dir, "bad"), filepath.Join(dir, "copy"), filepath.Join(dir, "folder")
+	src := mixedSource()
+	src.events = append(src.events, slices.Repeat(src.events[:1], 2000)...)
+	r := run{src: src}
+	r.run("record", whole)
+	b, err := os.ReadFile(whole)
+	last := mixedSource()
+	for i := range last.events {
+		last.events[i].RPort = 444
+	}
+	r = run{src: last}
+	err = errors.Join(err, os.Mkdir(folder, 0o700))
+	r.run("record", filepath.Join(folder, "2026-01-31T12-00-02.000Z.tcptrace"))
+	for name, content := range map[string][]byte{
+		bad: append(bytes.Clone(b), newerHeader()...),
+		filepath.Join(folder, "2026-01-31T12-00-00.000Z.tcptrace"): append(bytes.Clone(b), newerHeader()...),
+		filepath.Join(folder, "2026-01-31T12-00-01.000Z.tcptrace"): newerHeader(),
+	} {
+		err = errors.Join(err, os.WriteFile(name, content, 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := "a recording of format 2, written by a newer tcptrace"
+	for name, tt := range map[string]struct {
+		args  string
+		room  int // of stdout
+		lost  int
+		texts []string // on stderr, of the replay itself
+	}{
+		"output":           {whole, 100_000, 3, []string{"write output: no room"}},
+		"input":            {bad, 1 << 30, 3, []string{"tcptrace: " + bad + ": " + newer, " s; 3 lost\n"}},
+		"input, followed":  {bad + " --follow", 1 << 30, 3, []string{"tcptrace: " + bad + ": " + newer, " s; 3 lost\n"}},
+		"folder":           {folder, 1 << 30, 6, []string{"00.000Z.tcptrace: " + newer, "01.000Z.tcptrace: " + newer, " s; at least 2 filtered, 6 lost\n", "audit of what was finished: "}},
+		"folder, followed": {folder + " --follow", 1 << 30, 6, []string{"00.000Z.tcptrace: " + newer, "01.000Z.tcptrace: " + newer, ", 6 lost\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r := run{stdout: &full{room: tt.room}, ctx: ctx}
+			if name == "folder, followed" { // which has no end
+				r.stdout = &waiting{until: ":444 ", then: cancel}
+			}
+			code := r.run(append(strings.Fields("replay -f -w "+copied), strings.Fields(tt.args)...)...)
+			for _, text := range tt.texts {
+				if !strings.Contains(r.err.String(), text) {
+					t.Errorf("no %q", text)
+				}
+			}
+			if code != 1 || t.Failed() {
+				t.Errorf("exit code %d: %s", code, &r.err)
+			}
+			var back run
+			code = back.run("replay", copied, "-o", "json", "--strict")
+			lines := strings.Split(strings.TrimSpace(back.out.String()), "\n")
+			sum := lines[len(lines)-1]
+			if code != 3 || !strings.Contains(sum, fmt.Sprintf(`,"lost":%d,`, tt.lost)) || strings.Contains(sum, "filtered") {
+				t.Errorf("of the copy: exit code %d, %s", code, sum)
+			}
+		})
+	}
+}
+
+// full is an output that has no more room.
+type full struct {
+	room int
+	err  error // if not that
+}
+
+func (f *full) Write(b []byte) (int, error) {
+	if f.room -= len(b); f.room < 0 {
+		return 0, cmp.Or(f.err, errors.New("no room"))
+	}
+	return len(b), nil
+}
+
+// A recorder goes on when nobody reads what it prints any more.
+func TestRecordUnheard(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		code int
+	}{{syscall.EPIPE, 0}, {syscall.ENOSPC, 1}} {
+		file := filepath.Join(t.TempDir(), "a")
+		r := run{src: mixedSource(), stdout: &full{err: tt.err}}
+		code := r.run("record", file, "-o", "json", "--event", "retransmit,reset,state")
+		if code != tt.code || !strings.Contains(r.err.String(), "tcptrace: 5 events (") || !strings.Contains(r.err.String(), "tcptrace: audit: ") {
+			t.Errorf("%v: exit code %d: %s", tt.err, code, &r.err)
+		}
+		var back run
+		if code := back.run("replay", file, "-o", "json"); code != 0 || !strings.Contains(back.out.String(), `{"event":"summary","events":5,"filtered":0,"merged":0,"lost":3,`) {
+			t.Errorf("%v: exit code %d: %s", tt.err, code, &back.out)
+		}
+	}
+}
+
+// What a header says is bounded; a namespace that is not known is left out.
+func TestReplayHostile(t *testing.T) {
+	var b bytes.Buffer
+	long := strings.Repeat("x", 1<<20)
+	w, err := recording.NewWriter(&b, recording.Info{Start: 1, Tool: long, Host: long, Kernel: long, Filters: long})
+	if err == nil {
+		err = w.Finish(&events.Summary{Counters: []events.Counter{{Counter: "ListenDrops", Rise: 2}}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := run{stdin: &b}
+	if code := r.run("replay", "-", "-o", "json"); code != 0 || r.err.Len() > 8<<10 || !strings.Contains(r.out.String(), `"counters":[{"counter":"ListenDrops","rise":2}]`) {
+		t.Errorf("exit code %d, %d bytes on stderr: %s", code, r.err.Len(), &r.out)
 	}
 }
 

@@ -336,7 +336,9 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		Out:     a.out,
 		Count:   f.count,
 	}
-	if printer != nil || f.write == "-" || f.explain != nil {
+	if f.silent && f.write != "-" {
+		po.Out = deaf{a.out}
+	} else {
 		po.Idle = func() error { return checkOpen(a.env.Stdout) }
 	}
 	if rec != nil {
@@ -384,16 +386,16 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			err = perr
 		}
 	}
-	if !f.quiet && a.out.err == nil && !errors.Is(err, errClosed) {
+	if !f.quiet && (a.out.err == nil || f.silent) && !errors.Is(err, errClosed) {
 		a.conclude(f, &sum, rec)
 	}
 	if replayed != nil && err == nil {
 		err = replayed.Err()
 	}
-	if found != nil && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
+	if found != nil && a.onlyClosed(err) {
 		return found // losses make no difference to it
 	}
-	if f.strict && sum.Lost > 0 && (err == nil || a.out.closed() || errors.Is(err, errClosed)) {
+	if f.strict && sum.Lost > 0 && a.onlyClosed(err) {
 		return lostError(sum.Lost)
 	}
 	return err
@@ -401,7 +403,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 
 // conclude tells what a stream came to.
 func (a *app) conclude(f *streamFlags, sum *events.Summary, rec *record.Recorder) {
-	if f.output != format.JSON {
+	if f.output != format.JSON || a.out.err != nil {
 		a.say("%s", format.SummaryText(sum))
 		if text := format.AuditText(sum); text != "" {
 			a.say("%s", text)

@@ -59,8 +59,9 @@ type Sink interface {
 	// Tick is called after each read: about ten times a second when nothing
 	// happens. soFar is the summary up to there, without the audit.
 	Tick(soFar func() events.Summary) error
-	// Finish is called once, last, unless Append or Tick has failed. What it
-	// knows better it changes in the summary, which is printed then.
+	// Finish is called once, last, also after an error of Append or Tick, which
+	// it need not return again. What it knows better it changes in the summary,
+	// which is printed then.
 	Finish(*events.Summary) error
 }
 
@@ -77,7 +78,7 @@ type Options struct {
 	Out     io.Writer
 	Count   uint64              // stop after so many events; 0: don't
 	Warn    func(*events.Event) // called for each lost event; may be nil
-	Idle    func() error        // called after each read that showed nothing; an error ends the run; may be nil
+	Idle    func() error        // called after each read that showed nothing; an error ends the run, and the output; may be nil
 }
 
 const (
@@ -113,6 +114,7 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 			err = rerr
 		case r.shown == shown && o.Idle != nil:
 			err = o.Idle()
+			r.mute = err != nil
 		}
 		if o.Count > 0 && r.shown == o.Count {
 			cancel(ErrEnough) // the source drains, so that the account is whole
@@ -128,15 +130,16 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 	}
 
 	sum := soFar()
-	var serr error
-	if o.Sink != nil && r.sinkErr == nil { // whatever else failed, what was recorded is whole
-		serr = o.Sink.Finish(&sum)
+	if o.Sink != nil { // whatever else failed, what was recorded is whole
+		if serr := o.Sink.Finish(&sum); r.sinkErr == nil {
+			err = errors.Join(err, serr)
+		}
 	}
-	if err == nil && o.Printer != nil {
+	if !r.mute && o.Printer != nil {
 		r.buf = o.Printer.AppendSummary(r.buf, &sum)
-		err = r.flush()
+		err = errors.Join(err, r.flush())
 	}
-	return sum, errors.Join(err, serr)
+	return sum, err
 }
 
 // run is the state of one Run.
@@ -149,6 +152,7 @@ type run struct {
 	byKind   [256]uint64 // by events.Kind, but for state changes
 	states   uint64
 	sinkErr  error
+	mute     bool // nobody listens any more
 }
 
 // show records the events that are wanted, which it moves to the front of batch,
@@ -216,6 +220,7 @@ func (r *run) flush() error {
 	_, err := r.o.Out.Write(r.buf)
 	r.buf = r.buf[:0]
 	if err != nil {
+		r.mute = true
 		return fmt.Errorf("write output: %w", err)
 	}
 	return nil

@@ -245,15 +245,24 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// An error of the sink ends the run; an error of anything else leaves a
-// recording that is finished.
+// An error of the sink ends the run, and is told once. Whatever failed, the sink
+// is finished, and what still listens gets the summary.
 func TestSinkErrors(t *testing.T) {
 	broken := errors.New("broken")
-	for name, s := range map[string]*sink{"append": {appendErr: broken}, "tick": {tickErr: broken}, "finish": {finishErr: broken}} {
+	for name, s := range map[string]*sink{
+		"append": {appendErr: broken, finishErr: broken}, "tick": {tickErr: broken, finishErr: broken}, "finish": {finishErr: broken},
+	} {
 		var out bytes.Buffer
-		sum, err := Run(t.Context(), &script{batches: [][]events.Event{some(1, events.KindRTO)}}, Options{Printer: printer(t), Out: &out, Sink: s})
-		if !errors.Is(err, broken) || sum.Events != 1 || (s.finished != nil) != (name == "finish") {
+		p, err := format.New(format.Options{Format: format.JSON})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, err := Run(t.Context(), &script{batches: [][]events.Event{some(1, events.KindRTO)}}, Options{Printer: p, Out: &out, Sink: s})
+		if err == nil || err.Error() != "broken" || sum.Events != 1 || s.finished == nil {
 			t.Errorf("%s: %v, %+v, %+v", name, err, sum, s)
+		}
+		if !strings.Contains(out.String(), `{"event":"summary","events":1,`) {
+			t.Errorf("%s: printed %s", name, &out)
 		}
 	}
 	r, w := io.Pipe()

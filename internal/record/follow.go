@@ -5,6 +5,7 @@ package record
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -225,12 +226,7 @@ func (f *follower) ended(p *portion) error {
 	case errors.Is(p.err, os.ErrNotExist) && p.in.inside:
 		return nil
 	}
-	p.in.end()
-	if p.in.inside {
-		f.s.damage(p.in.name, p.err.Error())
-		return nil
-	}
-	return p.err
+	return f.s.fail(p.in, p.err)
 }
 
 // look finds new files, if they are followed.
@@ -281,6 +277,10 @@ func (f *follower) run(in *input, t *tail) {
 		case len(p.list) > 0 && !send(p):
 			return
 		case err != nil:
+			in.part = errors.Is(err, errInterrupted)
+			if !errors.Is(err, io.EOF) {
+				err = fmt.Errorf("%s: %w", in.name, err)
+			}
 			end := &portion{in: in, err: err}
 			if len(p.list) == 0 { // else they were sent
 				end.found = p.found
@@ -318,7 +318,7 @@ func (f *follower) open(in *input) error {
 	}
 	in.file = file
 	if !f.s.o.Follow {
-		return f.s.header(in, file)
+		return f.s.header(in, interruptible{file, f.over})
 	}
 	return f.s.header(in, &growing{f: f, in: in, file: file, turn: make(chan struct{})})
 }
@@ -334,13 +334,18 @@ func (f *follower) stop() {
 	f.waits.Wait()
 	f.s.sum.Partial = f.s.sum.Partial || len(f.s.inputs) > 0
 	for in := range f.running {
-		if in.stream { // its goroutine may still read
+		switch {
+		case in.stream: // its goroutine may still read
 			f.s.account(in, nil)
-		} else if in.r != nil {
+		case in.r != nil && in.part:
+			f.s.account(in, nil)
+			in.end()
+		case in.r != nil:
 			f.s.account(in, in.r.Summary())
 			in.end()
 		}
 	}
+	clear(f.running)
 }
 
 // growing is a file that has no end as long as someone may write it.
@@ -355,6 +360,16 @@ type growing struct {
 	turn    chan struct{} // closed when it is
 }
 
+// over reports whether the follower has ended.
+func (f *follower) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (g *growing) Read(b []byte) (int, error) {
 	for {
 		// A file of a folder is over when its recorder is gone, which locks it
@@ -366,6 +381,9 @@ func (g *growing) Read(b []byte) (int, error) {
 			over = err == nil && fi.Size() > 0 && !written(g.file)
 		}
 		n, err := g.file.Read(b)
+		if n > 0 && g.f.over() {
+			return 0, errInterrupted
+		}
 		if n > 0 && g.in.inside && !g.entered {
 			g.entered = true
 			if !g.enter() {

@@ -94,7 +94,7 @@ type Recorder struct {
 
 	swept time.Time // the folder
 	files int
-	audit events.Summary // sum of the finished files' audits
+	audit events.Sum // of the finished files' audits
 
 	mu      sync.Mutex
 	changed sync.Cond // of all below
@@ -399,6 +399,13 @@ func (r *Recorder) settings(now time.Time) {
 
 // rotate finishes the file under way, and begins the next.
 func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
+	f, err := r.folder.create(now)
+	if err != nil {
+		// After an error of the disk the folder is closed.
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return cmp.Or(r.failure(), err)
+	}
 	// What was lost is told by an event that may be of the next file.
 	soFar.Lost = r.lost
 	own := since(&soFar, &r.before)
@@ -407,13 +414,6 @@ func (r *Recorder) rotate(now time.Time, soFar events.Summary) error {
 		if err := r.tell.Audit(&own); err != nil {
 			r.o.Warn(fmt.Sprintf("a file has no audit: %v", err))
 		}
-	}
-	f, err := r.folder.create(now)
-	if err != nil {
-		// After an error of the disk the folder is closed.
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return cmp.Or(r.failure(), err)
 	}
 	info := r.info
 	info.Start = now.UnixNano()
@@ -454,7 +454,7 @@ func (r *Recorder) Finish(sum *events.Summary) error {
 	}
 	r.audit.AddProof(&own)
 	if r.folder != nil {
-		sum.TakeProof(&r.audit)
+		sum.TakeProof(&r.audit.Summary)
 	}
 	var gone error
 	r.mu.Lock()
@@ -620,6 +620,7 @@ func since(s, before *events.Summary) events.Summary {
 		Events: s.Events - before.Events, Filtered: s.Filtered - before.Filtered,
 		Merged: s.Merged - before.Merged, Lost: s.Lost - before.Lost,
 		Skipped: s.Skipped - before.Skipped, SkippedCounting: s.SkippedCounting - before.SkippedCounting,
+		Partial: s.Partial,
 	}
 	for _, k := range s.ByKind {
 		if i := slices.IndexFunc(before.ByKind, func(b events.KindCount) bool { return b.Name == k.Name }); i >= 0 {

@@ -1182,6 +1182,79 @@ func TestBackpressureOfFiles(t *testing.T) {
 	})
 }
 
+// The audit of what was traced is told also when the disk fails.
+func TestAuditBesideError(t *testing.T) {
+	broken := errors.New("broken")
+	fails := atomic.Bool{}
+	c := &clock{now: time.Now()}
+	audited := func(n uint64) []events.Audit {
+		return []events.Audit{{NetNS: 7, Counter: "OutRsts", Kernel: n, Traced: n, Verdict: events.Exact}}
+	}
+	r := began(t, t.TempDir(), Options{MaxAge: 24 * time.Hour, now: c.Now, sync: func(*os.File) error {
+		if fails.Load() {
+			return broken
+		}
+		return nil
+	}}, Teller{Audit: func(s *events.Summary) error { s.Audit, s.Checked = audited(3), 5; return nil }})
+	r.mustAppend(t, 0, 1)
+	c.advance(2 * time.Hour)
+	if err := r.Tick(func() events.Summary { return events.Summary{Events: 1} }); err != nil {
+		t.Fatal(err)
+	}
+	fails.Store(true)
+	sum := events.Summary{Events: 1, Audit: audited(4), Checked: 2}
+	if err := r.Finish(&sum); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+	if want := audited(7); !slices.Equal(sum.Audit, want) || sum.Checked != 5 {
+		t.Errorf("%+v of %d", sum.Audit, sum.Checked)
+	}
+}
+
+// A stretch of a file in which there is nothing to show ends when the user says
+// so, and is no damage.
+func TestInterrupted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	r := began(t, path, Options{}, Teller{})
+	r.mustAppend(t, 0, 10)
+	if err := r.Finish(&events.Summary{Events: 10}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 4<<30); err != nil { // with zeros, but nothing on disk
+		t.Fatal(err)
+	}
+	s, err := OpenSource([]string{path}, SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx := &interrupted{Context: t.Context(), after: 1 << 40}
+	batch, err := s.Read(ctx, make([]events.Event, 0, 100))
+	if len(batch) != 10 || err != nil {
+		t.Fatalf("%d events, %v", len(batch), err)
+	}
+	ctx.after = ctx.asked + 4
+	if batch, err = s.Read(ctx, batch[:0]); len(batch) > 0 || err != io.EOF {
+		t.Errorf("%d events, %v", len(batch), err)
+	}
+	if read, _ := s.Offset(); s.Err() != nil || !s.Counts().Partial || read >= 4<<30 {
+		t.Errorf("%v, %+v, %d bytes read", s.Err(), s.Counts(), read)
+	}
+}
+
+// interrupted is a context that is done after it was asked some times.
+type interrupted struct {
+	context.Context
+	asked, after int
+}
+
+func (c *interrupted) Err() error {
+	if c.asked++; c.asked > c.after {
+		return context.Canceled
+	}
+	return nil
+}
+
 // What ended a recording is what is told, also when the next file is due.
 func TestErrorAtRotation(t *testing.T) {
 	c := &clock{now: time.Now()}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,14 +38,15 @@ type Source struct {
 	follow  *follower // nil: all inputs are files that have an end
 
 	info    recording.Info
-	total   int64 // bytes of all inputs; 0: unknown
-	past    int64 // bytes of the inputs that are done
-	sum     events.Summary
-	ends    int64  // wall clock of the end of what was read, ns; 0: unknown
-	read    uint64 // events given
+	total   int64      // bytes of all inputs; 0: unknown
+	past    int64      // bytes of the inputs that are done
+	sum     events.Sum // of what is read
+	ends    int64      // wall clock of the end of what was read, ns; 0: unknown
+	read    uint64     // events given
 	enough  bool
 	damaged bool
 	warned  int
+	ctx     context.Context // of the Read under way, unless there is a follower
 }
 
 // source is a folder that is read.
@@ -67,6 +70,7 @@ type input struct {
 	first int64    // wall clock of the first event, ns
 	last  int64    // and of the last
 	lost  uint64   // sum of the losses read
+	part  bool     // it was interrupted before its end, by the follower's end
 	found problems // by the reader
 	held  problems // of those it is not known yet whether they are the end's
 }
@@ -255,7 +259,7 @@ func (s *Source) begin(in *input) error {
 		if err != nil {
 			return err
 		}
-		in.file, from = f, f
+		in.file, from = f, interruptible{f, s.interrupted}
 	}
 	if err := s.header(in, from); err != nil {
 		if in.file != nil {
@@ -281,6 +285,29 @@ func (s *Source) header(in *input, from io.Reader) error {
 	}
 	in.r, in.start = r, r.Info().Start
 	return nil
+}
+
+// interruptible is an input, of which much may be skipped at a time, that ends
+// when the user says so.
+type interruptible struct {
+	io.Reader
+	over func() bool // the user has said so
+}
+
+// errInterrupted says that the user ended the reading.
+var errInterrupted = errors.New("interrupted")
+
+func (r interruptible) Read(b []byte) (int, error) {
+	if r.over() {
+		return 0, errInterrupted
+	}
+	return r.Reader.Read(b)
+}
+
+// interrupted reports whether the user ended the Read under way, if there is no
+// follower.
+func (s *Source) interrupted() bool {
+	return s.ctx != nil && s.ctx.Err() != nil && !errors.Is(context.Cause(s.ctx), pipeline.ErrEnough)
 }
 
 func (in *input) end() {
@@ -311,7 +338,8 @@ func (s *Source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 	if s.follow != nil {
 		return s.follow.read(ctx, batch)
 	}
-	if ctx.Err() != nil && (s.enough || !errors.Is(context.Cause(ctx), pipeline.ErrEnough)) {
+	s.ctx = ctx
+	if s.interrupted() || ctx.Err() != nil && s.enough {
 		return batch, s.stop()
 	}
 	old := len(batch)
@@ -346,8 +374,15 @@ func (s *Source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 			s.cur = nil
 			continue
 		}
+		if errors.Is(err, errInterrupted) {
+			return batch, s.stop()
+		}
 		if err != nil {
-			return batch, fmt.Errorf("%s: %w", s.cur.name, err)
+			in := s.cur
+			s.cur = nil
+			if err = s.fail(in, fmt.Errorf("%s: %w", in.name, err)); err != nil {
+				return batch, err
+			}
 		}
 	}
 }
@@ -383,6 +418,19 @@ func (s *Source) close(in *input) {
 	in.end()
 }
 
+// fail ends an input that can't be read any further. Of a folder the others can.
+func (s *Source) fail(in *input, err error) error {
+	s.tell(in)
+	s.past += in.size
+	s.account(in, nil)
+	in.end()
+	if !in.inside {
+		return err
+	}
+	s.damage(in.name, err.Error())
+	return nil
+}
+
 // account adds what an input says of itself, or else what is known.
 func (s *Source) account(in *input, sum *events.Summary) {
 	s.ends = max(s.ends, in.last)
@@ -397,8 +445,13 @@ func (s *Source) account(in *input, sum *events.Summary) {
 		s.sum.Add(sum)
 		return
 	}
-	s.sum.Lost += in.lost
-	s.sum.Partial = true
+	s.addPart(&s.sum.Summary, in)
+}
+
+// addPart adds what is known of an input that says nothing of itself, or not yet.
+func (s *Source) addPart(sum *events.Summary, in *input) {
+	sum.Lost += in.lost
+	sum.Partial = true
 	if in.last == 0 {
 		return
 	}
@@ -406,7 +459,19 @@ func (s *Source) account(in *input, sum *events.Summary) {
 	if s.o.Since.IsZero() && in.start > 0 && in.start < from {
 		from = in.start
 	}
-	s.sum.Elapsed += time.Duration(max(0, in.last-from))
+	sum.Elapsed += time.Duration(max(0, in.last-from))
+}
+
+// begun gives the inputs that are being read.
+func (s *Source) begun() iter.Seq[*input] {
+	if s.follow != nil {
+		return maps.Keys(s.follow.running)
+	}
+	return func(yield func(*input) bool) {
+		if s.cur != nil && s.cur.r != nil {
+			yield(s.cur)
+		}
+	}
 }
 
 // stop ends the source before its end.
@@ -440,8 +505,9 @@ func (s *Source) tell(in *input) {
 	in.held = problems{list: in.held.list[:0]}
 }
 
+// damage tells of an input that is left out, at least from here on.
 func (s *Source) damage(name, text string) {
-	s.damaged = true
+	s.damaged, s.sum.Partial = true, true
 	s.warn(name, strings.TrimPrefix(text, name+": "))
 }
 
@@ -464,10 +530,14 @@ func (s *Source) Begin() time.Time {
 // happened, and of the others the time of the last event; zero if that is not
 // known. It is right after the end.
 func (s *Source) End() time.Time {
-	if s.ends == 0 {
+	end := s.ends
+	for in := range s.begun() {
+		end = max(end, in.last)
+	}
+	if end == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, s.ends)
+	return time.Unix(0, end)
 }
 
 // Err is ErrDamaged if something could not be read.
@@ -500,10 +570,14 @@ func (s *Source) Settings(netns []uint32) ([]events.Settings, error) {
 // Counts implements [pipeline.Source]: what the recordings say, and of those
 // that say nothing what is known.
 func (s *Source) Counts() pipeline.Counts {
+	sum := s.sum.Summary
+	for in := range s.begun() {
+		s.addPart(&sum, in)
+	}
 	c := pipeline.Counts{
-		Filtered: s.sum.Filtered, Merged: s.sum.Merged, Lost: s.sum.Lost,
-		Skipped: s.sum.Skipped, SkippedCounting: s.sum.SkippedCounting, Audit: s.sum.Audit, Checked: s.sum.Checked, Counters: s.sum.Counters,
-		Recorded: true, Partial: s.sum.Partial, Elapsed: s.sum.Elapsed,
+		Filtered: sum.Filtered, Merged: sum.Merged, Lost: sum.Lost,
+		Skipped: sum.Skipped, SkippedCounting: sum.SkippedCounting, Audit: sum.Audit, Checked: sum.Checked, Counters: sum.Counters,
+		Recorded: true, Partial: sum.Partial || len(s.inputs) > 0, Elapsed: sum.Elapsed,
 	}
 	c.Produced = s.read + c.Filtered + c.Merged + c.Lost
 	return c

@@ -186,8 +186,8 @@ type Summary struct {
 // Counter is by how much one of the kernel's counters rose in one network
 // namespace.
 type Counter struct {
-	NetNS   uint32 `json:"netns"`   // inode number
-	Counter string `json:"counter"` // the kernel's name, such as ListenOverflows
+	NetNS   uint32 `json:"netns,omitempty"` // inode number; 0 unknown
+	Counter string `json:"counter"`         // the kernel's name, such as ListenOverflows
 	Rise    uint64 `json:"rise"`
 }
 

@@ -10,13 +10,19 @@ import "slices"
 // out then.
 const (
 	maxKinds = 256
-	maxRows  = 1 << 16
+	maxRows  = 1 << 14
 )
 
-// Add adds another summary to s, as if one stream had been both: see
-// [AddAudits]. How many namespaces were checked in both is not known: it is the
-// greater number.
-func (s *Summary) Add(o *Summary) {
+// Sum adds up summaries, as if one stream had been them all.
+type Sum struct {
+	Summary
+	audits   map[Audit]int // index of a row, by its outcome
+	counters map[Counter]int
+}
+
+// Add adds another summary. How many namespaces were checked in both is not
+// known: it is the greater number.
+func (s *Sum) Add(o *Summary) {
 	s.Events += o.Events
 	s.Filtered += o.Filtered
 	s.Merged += o.Merged
@@ -31,7 +37,7 @@ func (s *Summary) Add(o *Summary) {
 	s.AddProof(o)
 }
 
-func (s *Summary) addKind(k KindCount) {
+func (s *Sum) addKind(k KindCount) {
 	for {
 		i := slices.IndexFunc(s.ByKind, func(have KindCount) bool { return have.Name == k.Name })
 		switch {
@@ -46,86 +52,73 @@ func (s *Summary) addKind(k KindCount) {
 	}
 }
 
-// AddProof adds what the kernel's counters say of another part of the stream:
-// see [AddAudits].
-func (s *Summary) AddProof(o *Summary) {
+// AddProof adds what the kernel's counters say of another part of the stream. It
+// adds rows to those that are about the same namespace and counter and came to
+// the same, and appends the others: what was missing at one time is not made up
+// for by a wide bracket at another. The audit stays nil only if all are.
+func (s *Sum) AddProof(o *Summary) {
 	s.Checked = max(s.Checked, o.Checked)
-	s.Audit = AddAudits(s.Audit, o.Audit)
-	s.Counters = addCounters(s.Counters, o.Counters)
+	if s.Audit == nil && o.Audit != nil {
+		s.Audit, s.audits = []Audit{}, map[Audit]int{}
+	}
+	before := len(s.Audit)
+	for i := range o.Audit {
+		s.addAudit(o.Audit[i], before)
+	}
+	if s.counters == nil {
+		s.counters = map[Counter]int{}
+	}
+	for _, c := range o.Counters {
+		s.addCounter(c)
+	}
 }
 
-// addCounters adds those of b to those of a that are of the same namespace, and
-// appends the others.
-func addCounters(a, b []Counter) []Counter {
-	if len(b) == 0 {
-		return a
+// addAudit adds a row to one of the first rows, which are of other summaries.
+// Two of one summary, as of a number that two namespaces had one after the other,
+// stay two.
+func (s *Sum) addAudit(row Audit, first int) {
+	i, known := s.audits[row.outcome()]
+	known = known && i < first
+	if !known && len(s.Audit) >= maxRows {
+		row.NetNS, row.Note = 0, ""
+		if i, known = s.audits[row.outcome()]; !known && len(s.Audit) >= maxRows+maxKinds {
+			return
+		}
 	}
+	if !known {
+		s.audits[row.outcome()] = len(s.Audit)
+		s.Audit = append(s.Audit, row)
+		return
+	}
+	r := &s.Audit[i]
+	r.Kernel += row.Kernel
+	r.Traced += row.Traced
+	r.Bracket += row.Bracket
+	if r.Verdict != Unchecked {
+		r.Verdict = Judge(r.Kernel, r.Traced, r.Bracket)
+	}
+}
+
+func (s *Sum) addCounter(c Counter) {
 	of := func(c Counter) Counter { c.Rise = 0; return c }
-	at := make(map[Counter]int, len(a))
-	sum := slices.Clone(a)
-	for i, c := range a {
-		at[of(c)] = i
-	}
-	for _, c := range b {
-		i, known := at[of(c)]
-		if !known && len(sum) >= maxRows {
-			c.NetNS = 0
-			if i, known = at[of(c)]; !known && len(sum) >= maxRows+maxKinds {
-				continue
-			}
+	i, known := s.counters[of(c)]
+	if !known && len(s.Counters) >= maxRows {
+		c.NetNS = 0
+		if i, known = s.counters[of(c)]; !known && len(s.Counters) >= maxRows+maxKinds {
+			return
 		}
-		if !known {
-			at[of(c)] = len(sum)
-			sum = append(sum, c)
-			continue
-		}
-		sum[i].Rise += c.Rise
 	}
-	return sum
+	if !known {
+		s.counters[of(c)] = len(s.Counters)
+		s.Counters = append(s.Counters, c)
+		return
+	}
+	s.Counters[i].Rise += c.Rise
 }
 
 // TakeProof takes over what the kernel's counters say of another summary.
 func (s *Summary) TakeProof(o *Summary) {
 	s.Audit, s.Checked, s.Counters = o.Audit, o.Checked, o.Counters
-}
-
-// AddAudits adds the rows of b to those of a that are about the same namespace
-// and counter and came to the same, and appends the others: what was missing at
-// one time is not made up for by a wide bracket at another. It returns nil only
-// if both are nil.
-func AddAudits(a, b []Audit) []Audit {
-	if a == nil && b != nil {
-		a = []Audit{}
-	}
-	rows := make(map[Audit]int, len(a))
-	for i := range a {
-		rows[a[i].outcome()] = i
-	}
-	for i := range b {
-		row := b[i]
-		j, known := rows[row.outcome()]
-		if !known && len(a) >= maxRows {
-			row.NetNS, row.Note = 0, ""
-			if j, known = rows[row.outcome()]; !known {
-				if len(a) >= maxRows+maxKinds {
-					continue
-				}
-				rows[row.outcome()] = len(a)
-			}
-		}
-		if !known {
-			a = append(a, row)
-			continue
-		}
-		r := &a[j]
-		r.Kernel += b[i].Kernel
-		r.Traced += b[i].Traced
-		r.Bracket += b[i].Bracket
-		if r.Verdict != Unchecked {
-			r.Verdict = Judge(r.Kernel, r.Traced, r.Bracket)
-		}
-	}
-	return a
 }
 
 // outcome is a row without its numbers. To be exact and to be within the bracket

@@ -174,12 +174,16 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 	for i := range s.Counters {
 		c := &s.Counters[i]
 		if i == 0 {
-			b = append(b, `,"counters":[{"netns":`...)
+			b = append(b, `,"counters":[{`...)
 		} else {
-			b = append(b, `,{"netns":`...)
+			b = append(b, `,{`...)
 		}
-		b = strconv.AppendUint(b, uint64(c.NetNS), 10)
-		b = append(b, `,"counter":`...)
+		if c.NetNS > 0 {
+			b = append(b, `"netns":`...)
+			b = strconv.AppendUint(b, uint64(c.NetNS), 10)
+			b = append(b, ',')
+		}
+		b = append(b, `"counter":`...)
 		b = appendJSONString(b, c.Counter)
 		b = append(b, `,"rise":`...)
 		b = strconv.AppendUint(b, c.Rise, 10)

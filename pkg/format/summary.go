@@ -75,14 +75,18 @@ func AuditText(s *events.Summary) string {
 			bracket += a.Bracket
 		}
 	}
+	audit := "audit"
+	if s.Partial {
+		audit = "audit of what was finished"
+	}
 	unchecked := unchecked(s.Audit, spaces)
 	checked := uint64(max(s.Checked, len(spaces)))
 	if checked == 0 {
-		return "audit: nothing could be checked" + strings.TrimPrefix(unchecked, "; not checked")
+		return audit + ": nothing could be checked" + strings.TrimPrefix(unchecked, "; not checked")
 	}
 
 	var b strings.Builder
-	fmt.Fprintf(&b, "audit: the kernel counted %s in %s", kernel.text(true), plural(checked, "namespace"))
+	fmt.Fprintf(&b, "%s: the kernel counted %s in %s", audit, kernel.text(true), plural(checked, "namespace"))
 	switch {
 	case missing.total() > 0 || extra.total() > 0:
 		if n := missing.total(); n > 0 {
@@ -113,7 +117,7 @@ func AuditText(s *events.Summary) string {
 	default:
 		b.WriteString("; all were traced")
 	}
-	if s.Lost > 0 {
+	if s.Lost > 0 && !s.Partial { // or else they may be of what has no audit
 		fmt.Fprintf(&b, "; %s lost on the way to the output", pluralOf(s.Lost, "traced event was", "traced events were"))
 	}
 	if n := s.Skipped - min(s.Skipped, s.SkippedCounting); n > 0 {

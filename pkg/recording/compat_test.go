@@ -154,7 +154,8 @@ func TestNewerMajor(t *testing.T) {
 	}
 }
 
-// Numbers that this version has no names for are kept, and shown as unknown.
+// Numbers that this version has no names for are kept, and shown as unknown. An
+// event that it has no name for is left out.
 func TestUnknownValues(t *testing.T) {
 	e := events.Event{
 		Time: 1, Type: 77, Known: 1<<63 | events.HasCAState, State: 99, Kind: 200, Phase: 9, CAState: 50, Direction: 8, OldState: 70, NewState: 71,
@@ -168,7 +169,7 @@ func TestUnknownValues(t *testing.T) {
 	if len(p.problems) != 1 || !p.problems[0].Note || !strings.HasPrefix(p.problems[0].Text, "event number 77: unknown") || p.r.Summary() == nil {
 		t.Errorf("%v", p.problems)
 	}
-	same(t, list, p.events)
+	same(t, list[1:], p.events)
 	for _, name := range format.Formats() {
 		printer, err := format.New(format.Options{Format: name})
 		if err != nil {

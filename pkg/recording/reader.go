@@ -41,8 +41,8 @@ type Reader struct {
 	opened   bool  // block has events that were not read
 	at       int64 // where it stands
 	settings settingsTable
-	sum      *events.Summary // of all trailers
-	open     bool            // some recording had none, which was said
+	sum      events.Sum // of all trailers
+	open     bool       // some recording had none, which was said
 	damaged  bool
 	noted    map[string]bool
 	err      error
@@ -80,7 +80,7 @@ func (r *Reader) Summary() *events.Summary {
 	if r.open || !r.finished {
 		return nil
 	}
-	return r.sum
+	return &r.sum.Summary
 }
 
 // Damaged reports whether a Problem was found that is no Note.
@@ -119,7 +119,8 @@ func (r *Reader) Read(batch []events.Event) ([]events.Event, error) {
 				break
 			}
 			r.opened = left > 1
-			if r.o.Since != 0 && e.Time < r.o.Since || r.o.Until != 0 && e.Time > r.o.Until {
+			unknown := e.Type.String() == "" // which was noted
+			if unknown || r.o.Since != 0 && e.Time < r.o.Since || r.o.Until != 0 && e.Time > r.o.Until {
 				batch = batch[:len(batch)-1]
 			}
 		}
@@ -404,9 +405,6 @@ func (r *Reader) trailer(f *frame) {
 		r.recording, r.known = t.Recording, true
 	}
 	r.number, r.events, r.finished = t.Blocks, t.Events, true
-	if r.sum == nil {
-		r.sum = new(events.Summary)
-	}
 	r.sum.Add(t.Summary.summary())
 }
 

@@ -67,7 +67,10 @@ func (s *summary) summary() *events.Summary {
 	return &out
 }
 
-const maxName = 256 // bytes
+const (
+	maxName    = 256     // bytes
+	maxFilters = 4 << 10 // bytes
+)
 
 // cutText bounds what is kept of a name or a note, and what is said.
 func cutText(s string) string {
@@ -113,6 +116,12 @@ func parseInfo(b []byte) (info *Info, strange []string, err error) {
 			continue
 		}
 		h.Info.Types = append(h.Info.Types, t)
+	}
+	for _, s := range []*string{&h.Tool, &h.Kernel, &h.Machine, &h.Host, &h.BootID} {
+		*s = cutText(*s)
+	}
+	if len(h.Filters) > maxFilters {
+		h.Filters = h.Filters[:maxFilters] + "..."
 	}
 	return &h.Info, strange, nil
 }
