@@ -28,7 +28,9 @@ func main() { os.Exit(run()) }
 func run() int {
 	signal.Ignore(syscall.SIGPIPE) // a write to a closed pipe returns EPIPE
 
-	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	// It ends as Ctrl-C does, and never prints a stack.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGQUIT)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT}
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
 		signals = append(signals, syscall.SIGHUP)
 	}

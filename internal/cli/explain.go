@@ -243,6 +243,9 @@ func (a *app) printReport(f *streamFlags, x *explainer, sum *events.Summary, src
 	}
 	r := x.report(end)
 	r.Count(sum.Counters)
+	if sum.Damaged {
+		r.Notes = append(r.Notes, "not all of the recording could be read: what is damaged or gone is left out")
+	}
 	v := explain.View{Color: f.colored(a), NoHeader: f.noHeader, Watched: x.watched, Whole: f.explain.chosen()}
 	if a.env.Width != nil {
 		v.Width = a.env.Width(a.env.Stdout)

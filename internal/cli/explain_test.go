@@ -149,7 +149,11 @@ func TestExplainRecorded(t *testing.T) {
 		}
 	}
 	r := run{}
-	if code := r.run("explain", file, file); code != 0 || !strings.Contains(strings.Join(strings.Fields(r.out.String()), " "), "; 12 events ") || !strings.Contains(r.out.String(), "\nall that happened to one connection: tcptrace explain "+file+" "+file+" --conn ID") {
+	copied := filepath.Join(t.TempDir(), "copied")
+	if err := os.WriteFile(copied, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := r.run("explain", file, copied); code != 0 || !strings.Contains(strings.Join(strings.Fields(r.out.String()), " "), "; 12 events ") || !strings.Contains(r.out.String(), "\nall that happened to one connection: tcptrace explain "+file+" "+copied+" --conn ID") {
 		t.Errorf("exit code %d\n%s", code, &r.out)
 	}
 	r = run{}

@@ -276,7 +276,7 @@ func (f *streamFlags) addRead(cmd *cobra.Command, s stream) {
 	if !s.replays {
 		fs.VarP(&listValue[string]{dst: &f.read, parse: filter.Split, kind: "FILE,..."}, "read", "r", "read recordings, or folders of them, instead of tracing; - is standard input")
 	}
-	fs.Var(&f.since, "since", `leave out what was before: 14:00, "2026-01-31 14:00:05", or 10m for ten minutes ago`)
+	fs.Var(&f.since, "since", `leave out what was before: 14:00 (the last one), "2026-01-31 14:00:05", or 10m for ten minutes ago`)
 	fs.Var(&f.until, "until", "leave out what was after")
 	fs.BoolVarP(&f.follow, "follow", "F", false, "go on with what is being written, until Ctrl-C")
 	done()
@@ -306,10 +306,14 @@ func (f *streamFlags) together(cmd *cobra.Command) error {
 		return usagef("--%s is for tracing: leave it out with -r", name)
 	}
 	switch {
+	case f.filter.Where == "" && given("where") != "":
+		return usagef("--where '': it needs a value")
 	case f.write == "" && given("write") != "":
 		return usagef("--write '': it needs a value")
 	case f.write == "" && given("force", "flush") != "":
 		return usagef("--%s is for recording: add -w FILE", given("force", "flush"))
+	case f.maxAge > 0 && f.maxAge < time.Second:
+		return usagef("--max-age %s: it must be 1s or more", shortDuration(f.maxAge))
 	case f.write == "-" && given("max-size", "max-age") != "":
 		return usagef("--%s is for a folder, not for standard output", given("max-size", "max-age"))
 	case f.write == "-" && f.silent && f.data():

@@ -53,21 +53,26 @@ func (a *app) openRecorder(f *streamFlags) (*record.Recorder, error) {
 	})
 }
 
-func (a *app) openRecordings(f *streamFlags) (*record.Source, error) {
+// openRecordings reads the headers, for which a pipe may have it wait until ctx
+// is done: the source is nil then.
+func (a *app) openRecordings(ctx context.Context, f *streamFlags) (*record.Source, error) {
 	now := time.Now()
 	if f.utc {
 		now = now.UTC()
 	}
-	since, err := f.since.at(now)
+	since, err := f.since.at(now, time.Time{})
 	if err != nil {
 		return nil, usagef("--since: %w", err)
 	}
-	until, err := f.until.at(now)
+	until, err := f.until.at(now, since)
 	if err != nil {
 		return nil, usagef("--until: %w", err)
 	}
 	if !until.IsZero() && until.Before(since) {
 		return nil, usagef("--until %s is before --since %s", quoted(string(f.until)), quoted(string(f.since)))
+	}
+	if since.After(now) {
+		a.say("warning: --since %s is in the future", quoted(string(f.since)))
 	}
 	if i := slices.Index(f.read, "-"); i >= 0 && slices.Contains(f.read[i+1:], "-") {
 		return nil, usagef("standard input (-) is named twice")
@@ -77,10 +82,24 @@ func (a *app) openRecordings(f *streamFlags) (*record.Source, error) {
 			return nil, errors.New("standard input is a terminal: give a FILE, or pipe a recording in")
 		}
 	}
-	return record.OpenSource(f.read, record.SourceOptions{
-		Stdin: a.env.Stdin, Since: since, Until: until, Follow: f.follow,
-		Warn: func(text string) { a.say("warning: %s", printable(text)) },
-	})
+	type opened struct {
+		src *record.Source
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		src, err := record.OpenSource(f.read, record.SourceOptions{
+			Stdin: a.env.Stdin, Since: since, Until: until, Follow: f.follow,
+			Warn: func(text string) { a.say("warning: %s", printable(text)) },
+		})
+		done <- opened{src, err}
+	}()
+	select {
+	case o := <-done:
+		return o.src, o.err
+	case <-ctx.Done():
+		return nil, nil
+	}
 }
 
 // describe is what a recording of this kernel's events says of itself.
@@ -101,7 +120,9 @@ func (a *app) copied(cmd *cobra.Command, f *streamFlags, src *record.Source) rec
 	if !f.asRecorded {
 		info.Types = f.filter.Types
 	}
-	info.Filters = strings.TrimSpace(info.Filters + " " + filterFlags(cmd))
+	if flags := filterFlags(cmd); flags != info.Filters {
+		info.Filters = strings.TrimSpace(info.Filters + " " + flags)
+	}
 	return info
 }
 

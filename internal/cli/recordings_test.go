@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -321,8 +322,8 @@ func TestReplayEndsEarly(t *testing.T) {
 		"output":           {whole, 100_000, 3, []string{"write output: no room"}},
 		"input":            {bad, 1 << 30, 3, []string{"tcptrace: " + bad + ": " + newer, " s; 3 lost\n"}},
 		"input, followed":  {bad + " --follow", 1 << 30, 3, []string{"tcptrace: " + bad + ": " + newer, " s; 3 lost\n"}},
-		"folder":           {folder, 1 << 30, 6, []string{"00.000Z.tcptrace: " + newer, "01.000Z.tcptrace: " + newer, " s; at least 2 filtered, 6 lost\n", "audit of what was finished: "}},
-		"folder, followed": {folder + " --follow", 1 << 30, 6, []string{"00.000Z.tcptrace: " + newer, "01.000Z.tcptrace: " + newer, ", 6 lost\n"}},
+		"folder":           {folder, 1 << 30, 6, []string{"00.000Z.tcptrace: " + newer, "01.000Z.tcptrace: " + newer, " s; at least 2 filtered, 6 lost; not all of the recording could be read\n", "audit of what was finished: "}},
+		"folder, followed": {folder + " --follow", 1 << 30, 6, []string{"00.000Z.tcptrace: " + newer, "01.000Z.tcptrace: " + newer, ", 6 lost; not all"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -350,6 +351,24 @@ func TestReplayEndsEarly(t *testing.T) {
 		})
 	}
 }
+
+// Who waits for the first bytes of a recording can be told to stop.
+func TestReplayNothing(t *testing.T) {
+	in, out := io.Pipe() // which nobody writes to
+	defer out.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := run{ctx: ctx, stdin: readerFunc(func(b []byte) (int, error) {
+		cancel()
+		return in.Read(b)
+	})}
+	if code := r.run("replay", "-"); code != 0 || r.err.Len() > 0 {
+		t.Errorf("exit code %d: %s", code, &r.err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 // full is an output that has no more room.
 type full struct {
@@ -591,8 +610,10 @@ func TestMoment(t *testing.T) {
 		"10m":                       "2026-01-31T11:50:00+01:00",
 		"0s":                        "2026-01-31T12:00:00+01:00",
 		"2d":                        "2026-01-29T12:00:00+01:00",
-		"14:00":                     "2026-01-31T14:00:00+01:00",
-		"14:00:05":                  "2026-01-31T14:00:05+01:00",
+		"12:00":                     "2026-01-31T12:00:00+01:00",
+		"09:00:05":                  "2026-01-31T09:00:05+01:00",
+		"14:00":                     "2026-01-30T14:00:00+01:00", // the last one
+		"14:00:05":                  "2026-01-30T14:00:05+01:00",
 		"2026-01-30":                "2026-01-30T00:00:00+01:00",
 		"2026-01-30 14:00":          "2026-01-30T14:00:00+01:00",
 		"2026-01-30T14:00:05":       "2026-01-30T14:00:05+01:00",
@@ -600,11 +621,25 @@ func TestMoment(t *testing.T) {
 		"2026-01-30T14:00:05+05:00": "2026-01-30T14:00:05+05:00",
 	} {
 		v := momentValue(text)
-		if got, err := v.at(now); err != nil || got.Format(time.RFC3339) != want {
+		if got, err := v.at(now, time.Time{}); err != nil || got.Format(time.RFC3339) != want {
 			t.Errorf("%s: %v, %v, want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"-10m", "25:00", "yesterday", "2026-13-01", "10"} {
+	// The end is behind the beginning.
+	for since, want := range map[string]string{
+		"13:00": "2026-01-30T14:00:00+01:00", "11:00": "2026-01-31T14:00:00+01:00", "23:00": "2026-01-31T14:00:00+01:00",
+		"5m": "2026-01-31T14:00:00+01:00", "2026-01-29": "2026-01-30T14:00:00+01:00",
+	} {
+		from, until := momentValue(since), momentValue("14:00")
+		begin, err := from.at(now, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := until.at(now, begin); err != nil || got.Format(time.RFC3339) != want {
+			t.Errorf("--since %s: %v, %v, want %s", since, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "-10m", "25:00", "yesterday", "2026-13-01", "10"} {
 		if err := new(momentValue).Set(text); err == nil {
 			t.Errorf("%s: no error", text)
 		}

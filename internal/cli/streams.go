@@ -90,8 +90,9 @@ chooses otherwise. FILE must not be there yet; - is standard output.
 
 With --max-size or --max-age, or if there is such a folder, DIR gets one file
 after the other, and the oldest are deleted: a flight recorder. A file ends at a
-16th of --max-size (64KiB to 64MiB) or a 24th of --max-age. Only what is named
-as tcptrace names its files, and is not being written, is deleted.`,
+16th of --max-size (64KiB to 64MiB) or a 24th of --max-age (a minute at least).
+Only what is named as tcptrace names its files, and is not being written, is
+deleted.`,
 		example: `tcptrace record trouble.tcptrace                # until Ctrl-C
 tcptrace record /var/lib/tcptrace --max-size 1GiB --max-age 7d
 ssh web1 tcptrace record - | tcptrace replay -`,
@@ -271,7 +272,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 	var replayed *record.Source
 	types := f.filter.Types
 	if f.read != nil {
-		if replayed, err = a.openRecordings(f); err != nil {
+		if replayed, err = a.openRecordings(ctx, f); replayed == nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, replayed.Close()) }()

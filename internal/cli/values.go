@@ -67,7 +67,7 @@ func (v *durationValue) Set(text string) error {
 		if _, nerr := strconv.ParseFloat(text, 64); nerr == nil {
 			return fmt.Errorf("it needs a unit, as in %ss or %sm", text, text)
 		}
-		return errors.New("it is not a time such as 30s, 5m or 1h30m")
+		return errors.New("it is not a time such as 30s, 5m, 1h30m or 7d, of at most 36500d")
 	}
 	if d <= 0 {
 		return errors.New("it must be above 0")
@@ -79,7 +79,7 @@ func (v *durationValue) Set(text string) error {
 // parseDuration takes days, too.
 func parseDuration(text string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil && n <= 36500 {
 			return time.Duration(n) * 24 * time.Hour, nil
 		}
 	}
@@ -197,16 +197,20 @@ func (v *diskValue) String() string {
 type momentValue string
 
 func (v *momentValue) Set(text string) error {
+	if text == "" {
+		return errors.New("it needs a value")
+	}
 	*v = momentValue(text)
-	_, err := v.at(time.Now())
+	_, err := v.at(time.Now(), time.Time{})
 	return err
 }
 
 func (v *momentValue) Type() string   { return "TIME" }
 func (v *momentValue) String() string { return string(*v) }
 
-// at is the moment, as now and its time zone make it; zero for none.
-func (v *momentValue) at(now time.Time) (time.Time, error) {
+// at is the moment, as now and its time zone make it; zero for none. A time of
+// day is the last one, or else the first after since.
+func (v *momentValue) at(now, since time.Time) (time.Time, error) {
 	text := strings.TrimSpace(string(*v))
 	if *v == "" {
 		return time.Time{}, nil
@@ -227,6 +231,12 @@ func (v *momentValue) at(now time.Time) (time.Time, error) {
 	}
 	for _, layout := range []string{"15:04:05", "15:04"} {
 		if t, err := time.ParseInLocation(time.DateOnly+" "+layout, now.Format(time.DateOnly)+" "+text, now.Location()); err == nil {
+			if t.After(now) {
+				t = t.AddDate(0, 0, -1)
+			}
+			if t.Before(since) {
+				t = t.AddDate(0, 0, 1)
+			}
 			return t, nil
 		}
 	}

@@ -48,6 +48,7 @@ type Counts struct {
 	// Of a recording, how long it took; else Run looks at the clock.
 	Recorded bool
 	Partial  bool // see [events.Summary]
+	Damaged  bool
 	Elapsed  time.Duration
 }
 
@@ -156,8 +157,8 @@ type run struct {
 }
 
 // show records the events that are wanted, which it moves to the front of batch,
-// and then prints them, so that what is on screen is in the recording. The error
-// is that of one of the two.
+// and then prints them, so that what is on screen is in the recording; if that is
+// full, the last of them are on screen alone. The error is that of one of the two.
 func (r *run) show(batch []events.Event) error {
 	n := 0
 	for i := range batch {
@@ -170,12 +171,10 @@ func (r *run) show(batch []events.Event) error {
 		n++
 	}
 	if r.o.Sink != nil && n > 0 {
-		if r.sinkErr = r.o.Sink.Append(batch[:n]); r.sinkErr != nil {
-			return r.sinkErr
-		}
+		r.sinkErr = r.o.Sink.Append(batch[:n])
 	}
 	if r.o.Printer == nil {
-		return nil
+		return r.sinkErr
 	}
 	for i := range batch[:n] {
 		if r.o.Silent && batch[i].Type != events.Lost {
@@ -188,7 +187,7 @@ func (r *run) show(batch []events.Event) error {
 			}
 		}
 	}
-	return nil
+	return r.sinkErr
 }
 
 // wants reports whether e is to be shown, and counts it.
@@ -241,7 +240,7 @@ func (r *run) summary(c Counts) events.Summary {
 		Counters:        c.Counters,
 	}
 	if c.Recorded {
-		s.Elapsed, s.Partial = c.Elapsed, c.Partial
+		s.Elapsed, s.Partial, s.Damaged = c.Elapsed, c.Partial, c.Damaged
 	}
 	count := func(name string, n uint64) {
 		if n > 0 {

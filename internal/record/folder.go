@@ -167,6 +167,7 @@ func (d *folder) gone() (name string, gone bool) {
 // entry is a file of ours.
 type entry struct {
 	name string
+	info fs.FileInfo
 	size int64
 	mod  time.Time
 }
@@ -189,7 +190,7 @@ func list(root *os.Root) ([]entry, error) {
 		}
 		fi, err := root.Lstat(name)
 		if err == nil && fi.Mode().IsRegular() { // else it is gone, or not ours
-			out = append(out, entry{name, fi.Size(), fi.ModTime()})
+			out = append(out, entry{name, fi, fi.Size(), fi.ModTime()})
 		}
 	}
 	return out, nil

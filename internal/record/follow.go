@@ -224,6 +224,7 @@ func (f *follower) ended(p *portion) error {
 		f.s.close(p.in)
 		return nil
 	case errors.Is(p.err, os.ErrNotExist) && p.in.inside:
+		f.s.leaveOut(p.in, p.err)
 		return nil
 	}
 	return f.s.fail(p.in, p.err)

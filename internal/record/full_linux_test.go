@@ -50,20 +50,25 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// A folder on a full disk does not get an empty file at each start.
+// A folder on a full disk does not get a file without events at each start.
 func TestFullFolder(t *testing.T) {
-	dir := disk(t, 0, "size=64k")
-	if err := os.WriteFile(filepath.Join(dir, "another"), make([]byte, 64<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := began(t, dir, Options{}, Teller{})
-	e := event(0)
-	err := r.Append([]events.Event{e})
-	if err = errors.Join(err, r.Finish(&events.Summary{})); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "1 event is not in the recording") {
-		t.Errorf("%v", err)
-	}
-	if _, files := folderSize(t, dir); len(files) > 0 {
-		t.Errorf("%q are left", files)
+	for _, room := range []int{0, 4 << 10} { // or for a header
+		dir := disk(t, 0, "size=64k")
+		if err := os.WriteFile(filepath.Join(dir, "another"), make([]byte, 64<<10-room), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := began(t, dir, Options{}, Teller{})
+		var list []events.Event
+		for i := range 5000 {
+			list = append(list, event(i))
+		}
+		err := r.Append(list)
+		if err = errors.Join(err, r.Finish(&events.Summary{})); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "5000 events are not in the recording") {
+			t.Errorf("%d: %v", room, err)
+		}
+		if _, files := folderSize(t, dir); len(files) > 0 {
+			t.Errorf("%d: %q are left", room, files)
+		}
 	}
 }
 

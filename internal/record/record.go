@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -127,6 +128,7 @@ type piece struct {
 	chunk                   // not written yet
 	size  int64             // taken, in bytes
 	good  int64             // written, in whole blocks
+	kept  int               // events in these
 	sync  bool
 	whole bool // nothing comes any more
 }
@@ -197,6 +199,9 @@ func Open(path string, o Options) (*Recorder, error) {
 	if fi, err := os.Stat(path); o.Folder || err == nil && fi.IsDir() && !o.File {
 		r.folder, err = openFolder(path, &r.o)
 		return r, err
+	}
+	if strings.HasSuffix(path, "/") {
+		return nil, fmt.Errorf("%s is no folder yet: --max-size or --max-age makes one", path)
 	}
 	f, fresh, err := create(path, o.Force)
 	if err != nil {
@@ -480,6 +485,18 @@ func (p *piece) deleted() error {
 	return fmt.Errorf("%s was deleted while it was written: what it held is gone", p.file.Name())
 }
 
+// shortened is an error if someone else has emptied the file, or cut it: what is
+// written behind would stand after a hole.
+func (p *piece) shortened() error {
+	if p.file == nil {
+		return nil
+	}
+	if fi, err := p.file.Stat(); err != nil || fi.Size() >= p.good {
+		return nil // what can't be told here, the writing tells
+	}
+	return fmt.Errorf("%s was made shorter while it was written: what it held is gone", p.file.Name())
+}
+
 // end has what was taken written, and closes all.
 func (r *Recorder) end() error {
 	r.timer.Stop()
@@ -564,6 +581,7 @@ func (r *Recorder) run() {
 			n, err := r.put(p, c, sync)
 			r.mu.Lock()
 			events, _ := c.events(int(n))
+			p.kept += events
 			r.bytes, r.stored = r.bytes+n, r.stored+uint64(events)
 			r.fail(err)
 		}
@@ -573,7 +591,7 @@ func (r *Recorder) run() {
 			if p.file != nil {
 				r.fail(p.file.Close())
 			}
-			if r.err != nil && r.folder != nil && p.good == 0 {
+			if r.err != nil && r.folder != nil && p.kept == 0 {
 				_ = r.folder.root.Remove(filepath.Base(p.file.Name())) // a disk that stays full would get one at each start
 			}
 		}
@@ -586,6 +604,9 @@ func (r *Recorder) run() {
 
 // put writes to a file, and returns how many bytes of whole blocks it wrote.
 func (r *Recorder) put(p *piece, c chunk, sync bool) (int64, error) {
+	if err := p.shortened(); err != nil {
+		return 0, err
+	}
 	if len(c.buf) > 0 {
 		if r.folder != nil {
 			r.folder.makeRoom(int64(len(c.buf)))
@@ -620,7 +641,7 @@ func since(s, before *events.Summary) events.Summary {
 		Events: s.Events - before.Events, Filtered: s.Filtered - before.Filtered,
 		Merged: s.Merged - before.Merged, Lost: s.Lost - before.Lost,
 		Skipped: s.Skipped - before.Skipped, SkippedCounting: s.SkippedCounting - before.SkippedCounting,
-		Partial: s.Partial,
+		Partial: s.Partial, Damaged: s.Damaged,
 	}
 	for _, k := range s.ByKind {
 		if i := slices.IndexFunc(before.ByKind, func(b events.KindCount) bool { return b.Name == k.Name }); i >= 0 {

@@ -1182,6 +1182,83 @@ func TestBackpressureOfFiles(t *testing.T) {
 	})
 }
 
+// What a folder's recorder deletes before a slow reader gets there is told of.
+func TestDeletedUnread(t *testing.T) {
+	for _, follow := range []bool{false, true} {
+		dir := t.TempDir()
+		var files []string
+		for i := range 4 {
+			files = append(files, filepath.Join(dir, fmt.Sprintf("2026-01-31T12-00-0%d.000Z.tcptrace", i)))
+			r := began(t, files[i], Options{}, Teller{})
+			r.mustAppend(t, 10*i, 10*i+10)
+			if err := r.Finish(&events.Summary{Events: 10}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var warnings []string
+		s, err := OpenSource([]string{dir}, SourceOptions{Follow: follow, Warn: func(text string) { warnings = append(warnings, text) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files[1:3] {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		for batch := make([]events.Event, 0, 100); !errors.Is(err, io.EOF); n += len(batch) {
+			if batch, err = s.Read(ctx, batch[:0]); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			if n+len(batch) == 20 {
+				cancel()
+			}
+		}
+		cancel()
+		if n != 20 || s.Err() != ErrDeleted || !s.Counts().Partial || !s.Counts().Damaged || len(warnings) != 2 || !strings.HasPrefix(warnings[0], files[1]+": deleted before it was read") {
+			t.Errorf("%d events, %v, %+v, %q", n, s.Err(), s.Counts(), warnings)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNamedTwice(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "2026-01-31T12-00-00.000Z.tcptrace"), filepath.Join(t.TempDir(), "b")
+	if err := began(t, a, Options{}, Teller{}).Finish(&events.Summary{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(a, b); err != nil {
+		t.Fatal(err)
+	}
+	for _, paths := range [][]string{{a, a}, {a, b}, {dir, a}, {b, dir}} {
+		want := "are the same file: name it once"
+		if _, err := OpenSource(paths, SourceOptions{}); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", paths, err, want)
+		}
+	}
+}
+
+// A file that someone else empties is not written on behind a hole.
+func TestShortened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "a")
+		r := began(t, path, Options{Flush: time.Second}, Teller{})
+		r.mustAppend(t, 0, 10)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err, want := r.Finish(&events.Summary{Events: 10}), path+" was made shorter while it was written: what it held is gone"; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	})
+}
+
 // The audit of what was traced is told also when the disk fails.
 func TestAuditBesideError(t *testing.T) {
 	broken := errors.New("broken")
@@ -1464,5 +1541,13 @@ func TestLinkedFolder(t *testing.T) {
 		if _, err := Open(path, Options{}); fmt.Sprint(err) != link+" is a symbolic link of another user: give the folder itself" {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// A name that is meant to be a folder's does not make a file.
+func TestNoFolderYet(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new") + "/"
+	if _, err := Open(path, Options{}); err == nil || !strings.HasSuffix(err.Error(), "/new/ is no folder yet: --max-size or --max-age makes one") {
+		t.Errorf("%v", err)
 	}
 }

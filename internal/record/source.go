@@ -45,6 +45,7 @@ type Source struct {
 	read    uint64     // events given
 	enough  bool
 	damaged bool
+	deleted bool
 	warned  int
 	ctx     context.Context // of the Read under way, unless there is a follower
 }
@@ -62,7 +63,8 @@ type input struct {
 	inside bool // of a folder: it may be gone when it is its turn
 	stream bool // is no file: it can't be opened twice, and reading may wait for long
 	name   string
-	file   *os.File // nil until it is open, and for standard input
+	info   fs.FileInfo // of what was found at the start; nil for standard input
+	file   *os.File    // nil until it is open, and for standard input
 	size   int64
 
 	r     *recording.Reader
@@ -104,8 +106,11 @@ func (p *problems) take(from *problems) {
 // maxWarnings bounds what is said of damaged input.
 const maxWarnings = 20
 
-// ErrDamaged says that not all of the recordings could be read.
-var ErrDamaged = errors.New("damaged: what could not be read is left out")
+// What [Source.Err] returns.
+var (
+	ErrDamaged = errors.New("damaged: what could not be read is left out")
+	ErrDeleted = errors.New("files were deleted before they were read: what they held is left out")
+)
 
 // OpenSource opens recordings: files, folders of them, or - for o.Stdin. It
 // reads the headers of what it finds.
@@ -145,7 +150,10 @@ func (s *Source) open(paths []string) error {
 			continue
 		}
 		known = known && fi.Mode().IsRegular()
-		s.inputs = append(s.inputs, &input{path: path, name: path, size: fi.Size(), stream: !fi.Mode().IsRegular()})
+		s.inputs = append(s.inputs, &input{path: path, name: path, info: fi, size: fi.Size(), stream: !fi.Mode().IsRegular()})
+	}
+	if err := s.once(); err != nil {
+		return err
 	}
 	first := true
 	for i, in := range s.inputs {
@@ -153,7 +161,7 @@ func (s *Source) open(paths []string) error {
 		switch {
 		case err != nil && !in.inside:
 			return err
-		case err != nil && s.o.Follow:
+		case err != nil && s.o.Follow && !errors.Is(err, fs.ErrNotExist):
 			continue // it may have just been begun
 		case err != nil:
 			s.inputs[i] = nil
@@ -172,6 +180,18 @@ func (s *Source) open(paths []string) error {
 	s.inputs = slices.DeleteFunc(s.inputs, func(in *input) bool { return in == nil })
 	if !known {
 		s.total = 0
+	}
+	return nil
+}
+
+// once refuses a file that is named twice, or beside its folder.
+func (s *Source) once() error {
+	for i, in := range s.inputs {
+		for _, other := range s.inputs[:i] {
+			if (!in.inside || !other.inside) && in.info != nil && other.info != nil && os.SameFile(in.info, other.info) {
+				return fmt.Errorf("%s and %s are the same file: name it once", other.name, in.name)
+			}
+		}
 	}
 	return nil
 }
@@ -217,7 +237,7 @@ func (s *Source) news(d *source) ([]*input, error) {
 			continue
 		}
 		path := filepath.Join(d.path, f.name)
-		inputs = append(inputs, &input{path: path, name: path, inside: true, size: f.size})
+		inputs = append(inputs, &input{path: path, name: path, inside: true, info: f.info, size: f.size})
 	}
 	return inputs, nil
 }
@@ -350,9 +370,7 @@ func (s *Source) Read(ctx context.Context, batch []events.Event) ([]events.Event
 		if s.cur == nil {
 			s.cur, s.inputs = s.inputs[0], s.inputs[1:]
 			if err := s.begin(s.cur); err != nil {
-				if !s.cur.inside || !errors.Is(err, fs.ErrNotExist) { // else it was deleted
-					s.damage(s.cur.name, err.Error())
-				}
+				s.leaveOut(s.cur, err)
 				s.cur = nil
 				continue
 			}
@@ -416,6 +434,16 @@ func (s *Source) close(in *input) {
 	s.past += in.size
 	s.account(in, in.r.Summary())
 	in.end()
+}
+
+// leaveOut tells of an input that can't be opened any more.
+func (s *Source) leaveOut(in *input, err error) {
+	if !in.inside || !errors.Is(err, fs.ErrNotExist) {
+		s.damage(in.name, err.Error())
+		return
+	}
+	s.deleted, s.sum.Partial = true, true
+	s.warn(in.name, "deleted before it was read, by its recorder to make room or by someone else")
 }
 
 // fail ends an input that can't be read any further. Of a folder the others can.
@@ -497,19 +525,26 @@ func (s *Source) over() error {
 // tell tells of what was held back.
 func (s *Source) tell(in *input) {
 	for _, p := range in.held.list {
-		s.damaged = s.damaged || !p.Note
+		if !p.Note {
+			s.hurt()
+		}
 		s.warn(in.name, p.String())
 	}
 	s.warned += in.held.more
-	s.damaged = s.damaged || in.held.damaged
+	if in.held.damaged {
+		s.hurt()
+	}
 	in.held = problems{list: in.held.list[:0]}
 }
 
 // damage tells of an input that is left out, at least from here on.
 func (s *Source) damage(name, text string) {
-	s.damaged, s.sum.Partial = true, true
+	s.hurt()
+	s.sum.Partial = true
 	s.warn(name, strings.TrimPrefix(text, name+": "))
 }
+
+func (s *Source) hurt() { s.damaged, s.sum.Damaged = true, true }
 
 func (s *Source) warn(name, text string) {
 	if s.warned++; s.warned <= maxWarnings {
@@ -540,10 +575,14 @@ func (s *Source) End() time.Time {
 	return time.Unix(0, end)
 }
 
-// Err is ErrDamaged if something could not be read.
+// Err is [ErrDamaged] if something could not be read, or else [ErrDeleted] if a
+// file of a folder was gone when it was its turn.
 func (s *Source) Err() error {
-	if s.damaged {
+	switch {
+	case s.damaged:
 		return ErrDamaged
+	case s.deleted:
+		return ErrDeleted
 	}
 	return nil
 }
@@ -577,7 +616,7 @@ func (s *Source) Counts() pipeline.Counts {
 	c := pipeline.Counts{
 		Filtered: sum.Filtered, Merged: sum.Merged, Lost: sum.Lost,
 		Skipped: sum.Skipped, SkippedCounting: sum.SkippedCounting, Audit: sum.Audit, Checked: sum.Checked, Counters: sum.Counters,
-		Recorded: true, Partial: sum.Partial || len(s.inputs) > 0, Elapsed: sum.Elapsed,
+		Recorded: true, Partial: sum.Partial || len(s.inputs) > 0, Damaged: sum.Damaged || s.deleted, Elapsed: sum.Elapsed,
 	}
 	c.Produced = s.read + c.Filtered + c.Merged + c.Lost
 	return c

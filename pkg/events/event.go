@@ -169,6 +169,7 @@ type Summary struct {
 	// Partial says that Filtered and Merged are not known of all: a recording was
 	// not finished, or only a part of it was read.
 	Partial bool          `json:"partial,omitempty"`
+	Damaged bool          `json:"damaged,omitempty"` // not all of a recording could be read
 	ByKind  []KindCount   `json:"by_kind"`
 	Elapsed time.Duration `json:"elapsed_ns"`
 	Skipped uint64        `json:"skipped"` // runs of programs that the kernel left out: one was in the middle of another event on that CPU

@@ -28,6 +28,7 @@ func (s *Sum) Add(o *Summary) {
 	s.Merged += o.Merged
 	s.Lost += o.Lost
 	s.Partial = s.Partial || o.Partial
+	s.Damaged = s.Damaged || o.Damaged
 	s.Elapsed += o.Elapsed
 	s.Skipped += o.Skipped
 	s.SkippedCounting += o.SkippedCounting

@@ -137,6 +137,9 @@ func (*jsonLayout) summary(b []byte, s *events.Summary) []byte {
 	}
 	b = append(b, `,"lost":`...)
 	b = strconv.AppendUint(b, s.Lost, 10)
+	if s.Damaged {
+		b = append(b, `,"damaged":true`...)
+	}
 	b = append(b, `,"by_kind":{`...)
 	for i, k := range s.ByKind {
 		if i > 0 {

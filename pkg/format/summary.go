@@ -42,6 +42,9 @@ func SummaryText(s *events.Summary) string {
 	account(s.Filtered, "filtered")
 	account(s.Merged, "merged")
 	fmt.Fprintf(&b, "%d lost", s.Lost)
+	if s.Damaged {
+		b.WriteString("; not all of the recording could be read")
+	}
 	return b.String()
 }
 
