@@ -183,7 +183,7 @@ var whereDoc = []string{
 // exitDoc explains the exit codes.
 var exitDoc = [][2]string{
 	{"0", "it ended because of --duration, --count, Ctrl-C, SIGTERM or SIGHUP, because a recording ended, or because nobody read its output any more"},
-	{"1", "it failed, or a recording is damaged: what can be read of it was shown"},
+	{"1", "it failed, or a recording is damaged, or a file of it was deleted before it was read: what could be read was shown"},
 	{"2", "the command line is wrong"},
 	{"3", "events were lost, with --strict"},
 	{"4", "explain found what --fail-on names, whether or not events were lost"},
