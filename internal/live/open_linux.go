@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,7 +89,18 @@ func (s *source) start(ctx context.Context, spec *ebpf.CollectionSpec, types *ty
 			required = append(required, h.program)
 		}
 	}
-	s.coll, err = ebpf.NewCollectionWithOptions(only(spec, append(required, hzProgram)...), types.options())
+	// While the kernel takes memory for the ring buffer, up to what a cgroup may
+	// have, a page fault of another thread calls the OOM killer: the garbage
+	// collector's threads wait, since it has just run.
+	runtime.GC()
+	ring, err := ebpf.NewMap(spec.Maps["records"])
+	if err != nil {
+		return loadError(err, limited)
+	}
+	defer ring.Close() // the collection has its own
+	opts := types.options()
+	opts.MapReplacements = map[string]*ebpf.Map{"records": ring}
+	s.coll, err = ebpf.NewCollectionWithOptions(only(spec, append(required, hzProgram)...), opts)
 	if err != nil {
 		return loadError(err, limited)
 	}
