@@ -583,7 +583,7 @@ func refuse(t *testing.T, ns *lab.Namespace) {
 var eventCount = regexp.MustCompile(`(\d+) events`)
 
 func TestSignals(t *testing.T) {
-	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
 			ns := labtest.Namespace(t)

@@ -182,7 +182,7 @@ var whereDoc = []string{
 
 // exitDoc explains the exit codes.
 var exitDoc = [][2]string{
-	{"0", "it ended because of --duration, --count, Ctrl-C, SIGTERM or SIGHUP, because a recording ended, or because nobody read its output any more"},
+	{"0", "it ended because of --duration, --count, Ctrl-C, SIGTERM, SIGHUP or SIGQUIT, because a recording ended, or because nobody read its output any more"},
 	{"1", "it failed, or a recording is damaged, or a file of it was deleted before it was read: what could be read was shown"},
 	{"2", "the command line is wrong"},
 	{"3", "events were lost, with --strict"},

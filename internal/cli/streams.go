@@ -337,7 +337,8 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 		Out:     a.out,
 		Count:   f.count,
 	}
-	if f.silent && f.write != "-" {
+	aside := f.silent && f.write != "-" // what is printed
+	if aside {
 		po.Out = deaf{a.out}
 	} else {
 		po.Idle = func() error { return checkOpen(a.env.Stdout) }
@@ -387,7 +388,7 @@ func (a *app) trace(cmd *cobra.Command, f *streamFlags, demo Demo) (err error) {
 			err = perr
 		}
 	}
-	if !f.quiet && (a.out.err == nil || f.silent) && !errors.Is(err, errClosed) {
+	if !f.quiet && (a.out.err == nil || aside) && !errors.Is(err, errClosed) {
 		a.conclude(f, &sum, rec)
 	}
 	if replayed != nil && err == nil {

@@ -8,6 +8,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,9 +61,9 @@ type Sink interface {
 	// Tick is called after each read: about ten times a second when nothing
 	// happens. soFar is the summary up to there, without the audit.
 	Tick(soFar func() events.Summary) error
-	// Finish is called once, last, also after an error of Append or Tick, which
-	// it need not return again. What it knows better it changes in the summary,
-	// which is printed then.
+	// Finish is called once, last, also after an error of Append or Tick: its own
+	// is told instead of that, if there is one. What it knows better it changes in
+	// the summary, which is printed then.
 	Finish(*events.Summary) error
 }
 
@@ -101,11 +102,11 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 	soFar := func() events.Summary { return r.summary(src.Counts()) }
 	err := r.flush()
 	batch := make([]events.Event, 0, batchLen)
-	for done := false; err == nil && !done; {
+	for done := false; err == nil && r.sinkErr == nil && !done; {
 		var rerr error
 		shown := r.shown
 		batch, rerr = src.Read(ctx, batch[:0])
-		if err = r.show(batch); err != nil {
+		if err = r.show(batch); err != nil || r.sinkErr != nil {
 			break
 		}
 		switch {
@@ -123,18 +124,14 @@ func Run(ctx context.Context, src Source, o Options) (events.Summary, error) {
 		if ferr := r.flush(); err == nil {
 			err = ferr
 		}
-		if o.Sink != nil && r.sinkErr == nil {
-			if r.sinkErr = o.Sink.Tick(soFar); err == nil {
-				err = r.sinkErr
-			}
+		if o.Sink != nil {
+			r.sinkErr = o.Sink.Tick(soFar)
 		}
 	}
 
 	sum := soFar()
 	if o.Sink != nil { // whatever else failed, what was recorded is whole
-		if serr := o.Sink.Finish(&sum); r.sinkErr == nil {
-			err = errors.Join(err, serr)
-		}
+		err = errors.Join(err, cmp.Or(o.Sink.Finish(&sum), r.sinkErr))
 	}
 	if !r.mute && o.Printer != nil {
 		r.buf = o.Printer.AppendSummary(r.buf, &sum)
@@ -158,7 +155,7 @@ type run struct {
 
 // show records the events that are wanted, which it moves to the front of batch,
 // and then prints them, so that what is on screen is in the recording; if that is
-// full, the last of them are on screen alone. The error is that of one of the two.
+// full, the last of them are on screen alone. The error is the output's.
 func (r *run) show(batch []events.Event) error {
 	n := 0
 	for i := range batch {
@@ -174,7 +171,7 @@ func (r *run) show(batch []events.Event) error {
 		r.sinkErr = r.o.Sink.Append(batch[:n])
 	}
 	if r.o.Printer == nil {
-		return r.sinkErr
+		return nil
 	}
 	for i := range batch[:n] {
 		if r.o.Silent && batch[i].Type != events.Lost {
@@ -187,7 +184,7 @@ func (r *run) show(batch []events.Event) error {
 			}
 		}
 	}
-	return r.sinkErr
+	return nil
 }
 
 // wants reports whether e is to be shown, and counts it.

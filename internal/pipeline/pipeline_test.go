@@ -250,7 +250,8 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 func TestSinkErrors(t *testing.T) {
 	broken := errors.New("broken")
 	for name, s := range map[string]*sink{
-		"append": {appendErr: broken, finishErr: broken}, "tick": {tickErr: broken, finishErr: broken}, "finish": {finishErr: broken},
+		"append": {appendErr: broken}, "tick": {tickErr: broken}, "finish": {finishErr: broken},
+		"append and finish": {appendErr: errors.New("broken first"), finishErr: broken}, "tick and finish": {tickErr: errors.New("broken first"), finishErr: broken},
 	} {
 		var out bytes.Buffer
 		p, err := format.New(format.Options{Format: format.JSON})

@@ -168,8 +168,6 @@ func (d *folder) gone() (name string, gone bool) {
 type entry struct {
 	name string
 	info fs.FileInfo
-	size int64
-	mod  time.Time
 }
 
 // list returns the recordings of a directory, oldest first.
@@ -190,7 +188,7 @@ func list(root *os.Root) ([]entry, error) {
 		}
 		fi, err := root.Lstat(name)
 		if err == nil && fi.Mode().IsRegular() { // else it is gone, or not ours
-			out = append(out, entry{name, fi, fi.Size(), fi.ModTime()})
+			out = append(out, entry{name, fi})
 		}
 	}
 	return out, nil
@@ -206,29 +204,29 @@ func (d *folder) makeRoom(more int64) {
 	}
 	total := more
 	for _, f := range files {
-		total += f.size
+		total += f.info.Size()
 	}
 	// What was written later than now is from before the clock was set back. Its
 	// name says that it is the newest: it would stay, and what is recorded go.
 	now := d.now()
 	ahead := func(f entry) int {
-		if f.mod.After(now.Add(clockSlack)) {
+		if f.info.ModTime().After(now.Add(clockSlack)) {
 			return 0
 		}
 		return 1
 	}
 	slices.SortStableFunc(files, func(a, b entry) int { return ahead(a) - ahead(b) })
 	for _, f := range files {
-		old := d.maxAge > 0 && now.Sub(f.mod) > d.maxAge
+		old := d.maxAge > 0 && now.Sub(f.info.ModTime()) > d.maxAge
 		// An empty file may be one that another recorder has not locked yet.
-		if !old && (total <= d.maxSize || f.size == 0) {
+		if !old && (total <= d.maxSize || f.info.Size() == 0) {
 			continue
 		}
 		switch gone, err := d.remove(f.name); {
 		case err != nil:
 			d.complain(err)
 		case gone:
-			total -= f.size
+			total -= f.info.Size()
 		}
 	}
 	if total > d.maxSize {

@@ -278,7 +278,6 @@ func (f *follower) run(in *input, t *tail) {
 		case len(p.list) > 0 && !send(p):
 			return
 		case err != nil:
-			in.part = errors.Is(err, errInterrupted)
 			if !errors.Is(err, io.EOF) {
 				err = fmt.Errorf("%s: %w", in.name, err)
 			}
@@ -324,6 +323,16 @@ func (f *follower) open(in *input) error {
 	return f.s.header(in, &growing{f: f, in: in, file: file, turn: make(chan struct{})})
 }
 
+// over reports whether the follower has ended.
+func (f *follower) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // stop ends what runs, and takes account of it.
 func (f *follower) stop() {
 	if f.ticker == nil {
@@ -335,13 +344,9 @@ func (f *follower) stop() {
 	f.waits.Wait()
 	f.s.sum.Partial = f.s.sum.Partial || len(f.s.inputs) > 0
 	for in := range f.running {
-		switch {
-		case in.stream: // its goroutine may still read
+		if in.stream { // its goroutine may still read
 			f.s.account(in, nil)
-		case in.r != nil && in.part:
-			f.s.account(in, nil)
-			in.end()
-		case in.r != nil:
+		} else if in.r != nil {
 			f.s.account(in, in.r.Summary())
 			in.end()
 		}
@@ -359,16 +364,6 @@ type growing struct {
 	at      uint64        // the last round in which it settled
 	round   uint64        // in which the others have to, before its turn; the follower's
 	turn    chan struct{} // closed when it is
-}
-
-// over reports whether the follower has ended.
-func (f *follower) over() bool {
-	select {
-	case <-f.done:
-		return true
-	default:
-		return false
-	}
 }
 
 func (g *growing) Read(b []byte) (int, error) {

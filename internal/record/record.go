@@ -200,7 +200,10 @@ func Open(path string, o Options) (*Recorder, error) {
 		r.folder, err = openFolder(path, &r.o)
 		return r, err
 	}
-	if strings.HasSuffix(path, "/") {
+	switch {
+	case strings.HasSuffix(path, "/") && o.File:
+		return nil, fmt.Errorf("%s is the name of a folder: give a file", path)
+	case strings.HasSuffix(path, "/"):
 		return nil, fmt.Errorf("%s is no folder yet: --max-size or --max-age makes one", path)
 	}
 	f, fresh, err := create(path, o.Force)
@@ -641,7 +644,6 @@ func since(s, before *events.Summary) events.Summary {
 		Events: s.Events - before.Events, Filtered: s.Filtered - before.Filtered,
 		Merged: s.Merged - before.Merged, Lost: s.Lost - before.Lost,
 		Skipped: s.Skipped - before.Skipped, SkippedCounting: s.SkippedCounting - before.SkippedCounting,
-		Partial: s.Partial, Damaged: s.Damaged,
 	}
 	for _, k := range s.ByKind {
 		if i := slices.IndexFunc(before.ByKind, func(b events.KindCount) bool { return b.Name == k.Name }); i >= 0 {

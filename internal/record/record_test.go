@@ -1225,6 +1225,7 @@ func TestDeletedUnread(t *testing.T) {
 	}
 }
 
+// A file is not read twice, which would double all that it holds.
 func TestNamedTwice(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "2026-01-31T12-00-00.000Z.tcptrace"), filepath.Join(t.TempDir(), "b")
@@ -1314,8 +1315,8 @@ func TestInterrupted(t *testing.T) {
 	if batch, err = s.Read(ctx, batch[:0]); len(batch) > 0 || err != io.EOF {
 		t.Errorf("%d events, %v", len(batch), err)
 	}
-	if read, _ := s.Offset(); s.Err() != nil || !s.Counts().Partial || read >= 4<<30 {
-		t.Errorf("%v, %+v, %d bytes read", s.Err(), s.Counts(), read)
+	if s.Err() != nil || !s.Counts().Partial {
+		t.Errorf("%v, %+v", s.Err(), s.Counts())
 	}
 }
 
@@ -1547,7 +1548,9 @@ func TestLinkedFolder(t *testing.T) {
 // A name that is meant to be a folder's does not make a file.
 func TestNoFolderYet(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new") + "/"
-	if _, err := Open(path, Options{}); err == nil || !strings.HasSuffix(err.Error(), "/new/ is no folder yet: --max-size or --max-age makes one") {
-		t.Errorf("%v", err)
+	for file, want := range map[bool]string{false: path + " is no folder yet: --max-size or --max-age makes one", true: path + " is the name of a folder: give a file"} {
+		if _, err := Open(path, Options{File: file}); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
 	}
 }

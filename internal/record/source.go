@@ -72,7 +72,6 @@ type input struct {
 	first int64    // wall clock of the first event, ns
 	last  int64    // and of the last
 	lost  uint64   // sum of the losses read
-	part  bool     // it was interrupted before its end, by the follower's end
 	found problems // by the reader
 	held  problems // of those it is not known yet whether they are the end's
 }
@@ -231,13 +230,13 @@ func (s *Source) news(d *source) ([]*input, error) {
 		}
 		begun, _ := nameTime(f.name)
 		// Of one that ends before it was begun the clock was set back: who knows.
-		ordered := !begun.After(f.mod.Add(clockSlack))
-		if ordered && (!s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.mod.Before(s.o.Since.Add(-clockSlack))) {
+		ordered := !begun.After(f.info.ModTime().Add(clockSlack))
+		if ordered && (!s.o.Until.IsZero() && begun.After(s.o.Until.Add(clockSlack)) || !s.o.Since.IsZero() && f.info.ModTime().Before(s.o.Since.Add(-clockSlack))) {
 			d.seen[f.name] = !s.o.Follow // its recorder may have had nothing to write for long
 			continue
 		}
 		path := filepath.Join(d.path, f.name)
-		inputs = append(inputs, &input{path: path, name: path, inside: true, info: f.info, size: f.size})
+		inputs = append(inputs, &input{path: path, name: path, inside: true, info: f.info, size: f.info.Size()})
 	}
 	return inputs, nil
 }
@@ -442,7 +441,7 @@ func (s *Source) leaveOut(in *input, err error) {
 		s.damage(in.name, err.Error())
 		return
 	}
-	s.deleted, s.sum.Partial = true, true
+	s.deleted, s.sum.Damaged, s.sum.Partial = true, true, true
 	s.warn(in.name, "deleted before it was read, by its recorder to make room or by someone else")
 }
 
@@ -616,7 +615,7 @@ func (s *Source) Counts() pipeline.Counts {
 	c := pipeline.Counts{
 		Filtered: sum.Filtered, Merged: sum.Merged, Lost: sum.Lost,
 		Skipped: sum.Skipped, SkippedCounting: sum.SkippedCounting, Audit: sum.Audit, Checked: sum.Checked, Counters: sum.Counters,
-		Recorded: true, Partial: sum.Partial || len(s.inputs) > 0, Damaged: sum.Damaged || s.deleted, Elapsed: sum.Elapsed,
+		Recorded: true, Partial: sum.Partial || len(s.inputs) > 0, Damaged: sum.Damaged, Elapsed: sum.Elapsed,
 	}
 	c.Produced = s.read + c.Filtered + c.Merged + c.Lost
 	return c

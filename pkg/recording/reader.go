@@ -74,10 +74,10 @@ func (r *Reader) Info() *Info { return r.info }
 // nil if there are none.
 func (r *Reader) Settings(netns uint32) *events.Settings { return r.settings.of[netns] }
 
-// Summary returns, after io.EOF, that of the recordings, added up; nil if one of
-// them is not finished.
+// Summary returns, after io.EOF, that of the recordings, added up; nil before,
+// and if one of them is not finished.
 func (r *Reader) Summary() *events.Summary {
-	if r.open || !r.finished {
+	if r.err != io.EOF || r.open || !r.finished {
 		return nil
 	}
 	return &r.sum.Summary
