@@ -3,7 +3,9 @@
 package cli
 
 import (
+	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -19,6 +21,21 @@ func TestBrokenPipeWhileIdle(t *testing.T) {
 	}}
 	if code := r.run("retrans", "-o", "json", "-q"); code != 0 || r.err.Len() > 0 {
 		t.Errorf("exit code %d, stderr %q", code, &r.err)
+	}
+}
+
+// What only records goes on without one.
+func TestBrokenPipeBesideRecord(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	idles := 0
+	r := run{ctx: ctx, stdout: brokenPipe(t)}
+	r.src = &source{wait: true, idle: func() {
+		if idles++; idles == 4 {
+			cancel()
+		}
+	}}
+	if code := r.run("record", filepath.Join(t.TempDir(), "a"), "-o", "json"); code != 0 || idles < 4 || !strings.Contains(r.err.String(), "tcptrace: recorded ") {
+		t.Errorf("exit code %d after %d idle moments, stderr %q", code, idles, &r.err)
 	}
 }
 

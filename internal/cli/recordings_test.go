@@ -390,13 +390,15 @@ func TestRecordUnheard(t *testing.T) {
 		code int
 	}{{syscall.EPIPE, 0}, {syscall.ENOSPC, 1}} {
 		file := filepath.Join(t.TempDir(), "a")
-		r := run{src: mixedSource(), stdout: &full{err: tt.err}}
+		src := mixedSource() // whose loss is told before the rest comes
+		src.events = append(src.events, slices.Repeat(src.events[:1], 2000)...)
+		r := run{src: src, stdout: &full{err: tt.err}}
 		code := r.run("record", file, "-o", "json", "--event", "retransmit,reset,state")
-		if code != tt.code || !strings.Contains(r.err.String(), "tcptrace: 5 events (") || !strings.Contains(r.err.String(), "tcptrace: audit: ") {
+		if code != tt.code || !strings.Contains(r.err.String(), "tcptrace: 2005 events (") || !strings.Contains(r.err.String(), "tcptrace: audit: ") {
 			t.Errorf("%v: exit code %d: %s", tt.err, code, &r.err)
 		}
 		var back run
-		if code := back.run("replay", file, "-o", "json"); code != 0 || !strings.Contains(back.out.String(), `{"event":"summary","events":5,"filtered":0,"merged":0,"lost":3,`) {
+		if code := back.run("replay", file, "-o", "json"); code != 0 || !strings.Contains(back.out.String(), `{"event":"summary","events":2005,"filtered":0,"merged":0,"lost":3,`) {
 			t.Errorf("%v: exit code %d: %s", tt.err, code, &back.out)
 		}
 	}
